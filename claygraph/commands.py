@@ -1,0 +1,97 @@
+"""What each sub-command does with the composed configs; every one returns the exit code."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from itertools import chain
+
+from omegaconf import DictConfig
+
+from claygraph.graph import Graph, Node
+from claygraph.plan import Planned, plan_all
+from claygraph.stage import Stage, makes, ports
+
+
+def run(configs: Sequence[DictConfig]) -> int:
+    """Make the pictures; each one's path is a line of stdout."""
+    from claygraph.execute import execute, exit_code, say
+
+    results = execute(configs)
+    for result in results:
+        if result.error is not None:
+            print(f"claygraph: {say(result)}", file=sys.stderr)
+    for path in chain.from_iterable(result.paths for result in results):
+        print(path)
+    return exit_code(results)
+
+
+def plan(configs: Sequence[DictConfig]) -> int:
+    """What would run: nodes that are shared, files that are read. Loads no weights."""
+    jobs = plan_all(configs)
+    nodes: dict[Node, int] = {}
+    for job in jobs:
+        for node in job.graph or ():
+            nodes[node] = nodes.get(node, 0) + 1
+    for node, uses in nodes.items():
+        print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(jobs))}{_reads(node)}")
+    print(f"{len(jobs)} pictures, {len(nodes)} nodes (of {sum(nodes.values())} before equal ones became one)")
+    return _tell_failures(jobs)
+
+
+def _used(uses: int, jobs: int) -> str:
+    return f"used by {uses} of {jobs}  " if jobs > 1 else ""
+
+
+def _reads(node: Node) -> str:
+    return "  ".join(f"reads {path} sha256:{found[:12]}" for path, found in node.files.items())
+
+
+def graph(configs: Sequence[DictConfig]) -> int:
+    """The wiring of the first picture's graph, as a Mermaid diagram."""
+    jobs = plan_all(configs[:1])
+    for line in mermaid(next(job.graph for job in jobs if job.graph is not None)):
+        print(line)
+    return _tell_failures(jobs)
+
+
+def mermaid(graph: Graph) -> list[str]:
+    """A graph in Mermaid's flowchart language: stages as boxes, values as arrows."""
+    lines = ["flowchart LR"]
+    for name, node in graph.graph["nodes"].items():
+        lines.append(f'    {name}["{name}<br/>{type(node.stage).__name__}"]')
+        for port, source in node.inputs.items():
+            if isinstance(source, Node):
+                value = getattr(makes(type(source.stage)), "__name__", "")
+                lines.append(f"    {source.name} -->|{value}| {name}" + ("" if port == source.name else f" %% {port}"))
+    return lines
+
+
+def stages(configs: Sequence[DictConfig]) -> int:
+    """The configured stages: inputs, output, settings."""
+    for job in plan_all(configs[:1]):
+        for name, node in job.graph.graph["nodes"].items() if job.graph is not None else ():
+            print(describe(name, node.stage))
+    return 0
+
+
+def describe(name: str, stage: Stage) -> str:
+    """A stage in a few lines: its class and purpose, its ports, its settings as they are now."""
+    kind = type(stage)
+    inputs = [f"{port}{'' if what.required else '?'}: {_name(what.kind)}" for port, what in ports(kind).items()]
+    settings = [f"    {key}={value!r}" for key, value in vars(stage).items()]
+    title = f"{name}: {kind.__module__}.{kind.__qualname__}"
+    purpose = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+    return "\n".join([title, f"    {purpose}", f"    ({', '.join(inputs)}) -> {_name(makes(kind))}", *settings, ""])
+
+
+def _name(kind: object) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace("claygraph.values.", "")
+
+
+def _tell_failures(jobs: Sequence[Planned]) -> int:
+    failed = [job for job in jobs if job.error is not None]
+    for job in failed:
+        print(f"claygraph: {job.image!r}: {job.error}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,1 @@
+"""What the stages compute: samplers, schedules, encoders, adapters and the denoiser."""

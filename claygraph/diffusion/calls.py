@@ -1,0 +1,162 @@
+"""The device calls a stage can await. Light to import: each brings in what it needs when it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from claygraph.stage import Call
+from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from claygraph.memory import Memory
+    from claygraph.values import Floats
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeText(Call[Conditioning]):
+    """A prompt through both text encoders: weights in the text as ``(word:1.2)``, any length.
+
+    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before.
+    """
+
+    checkpoint: Checkpoint
+    loras: tuple[Lora, ...]
+    text: str
+    clip_skip: int = -2
+    name: ClassVar[str] = "encode_text"
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.checkpoint, tuple(lora.weights for lora in self.loras), self.clip_skip
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[EncodeText], memory: Memory) -> list[Conditioning]:
+        from claygraph.diffusion.text import encode
+
+        return encode(calls, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeImage(Call[Latent]):
+    """A picture through the VAE's encoder: the mean of the posterior, unscaled."""
+
+    checkpoint: Checkpoint
+    image: Image
+    name: ClassVar[str] = "encode_image"
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.checkpoint, self.image.size
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
+        from claygraph.diffusion.vae import encode
+
+        return encode(calls, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeLatent(Call[Image]):
+    """Latents (unscaled) through the VAE's decoder."""
+
+    checkpoint: Checkpoint
+    latent: Latent
+    name: ClassVar[str] = "decode_latent"
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.checkpoint, self.latent.samples.shape
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:
+        from claygraph.diffusion.vae import decode
+
+        return decode(calls, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbedImage(Call["tuple[Floats, Floats]"]):
+    """A picture as image tokens: CLIP vision encoder, then the IP-Adapter's projection.
+
+    The value is ``(tokens, negative)``, both float32 ``[T, channels]``; ``negative`` is what the unconditional half gets.
+    """
+
+    adapter: Weights
+    encoder: Weights
+    image: Image
+    name: ClassVar[str] = "embed_image"
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.adapter, self.encoder
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[EmbedImage], memory: Memory) -> list[tuple[Floats, Floats]]:
+        from claygraph.diffusion.ip_adapter import embed
+
+        return embed(calls, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class ReadTags(Call["Floats"]):
+    """A picture through a WD14-format ONNX tagger (a folder with ``model.onnx``): one probability per CSV row."""
+
+    tagger: Weights
+    image: Image
+    name: ClassVar[str] = "read_tags"
+
+    @property
+    def batch_key(self) -> Hashable:
+        return self.tagger
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
+        from claygraph.diffusion.wd14 import read
+
+        return read(calls, memory)
+
+
+@dataclass(frozen=True, eq=False)
+class Denoise(Call["torch.Tensor"]):
+    """One evaluation of the denoiser with classifier-free guidance.
+
+    ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
+    the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half.
+    """
+
+    model: Model
+    prompt: Prompt
+    x: torch.Tensor
+    sigma: float
+    cfg: float
+    step: int = 0
+    steps: int = 1
+    name: ClassVar[str] = "denoise"
+
+    @property
+    def batch_key(self) -> Hashable:
+        model = self.model
+        return (
+            model.checkpoint,
+            tuple(lora.weights for lora in model.loras),
+            tuple((p.adapter, p.tokens.shape) for p in model.image_prompts),
+            tuple(control.weights for control in model.controls),
+            tuple(self.x.shape),
+            self.prompt.positive.hidden.shape,
+            self.prompt.negative.hidden.shape,
+            self.cfg == 1.0,
+        )
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        return self.step, self.steps
+
+    @classmethod
+    def run_batch(cls, calls: Sequence[Denoise], memory: Memory) -> list[torch.Tensor]:
+        from claygraph.diffusion.denoise import denoise
+
+        return denoise(calls, memory)

@@ -1,0 +1,103 @@
+"""WD14-format taggers: a folder with ``model.onnx`` and ``selected_tags.csv``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from claygraph.errors import WeightsError
+
+if TYPE_CHECKING:
+    from claygraph.diffusion.calls import ReadTags
+    from claygraph.memory import Memory
+    from claygraph.values import Bytes, Floats
+
+MODEL = "model.onnx"
+LABELS = "selected_tags.csv"
+GENERAL, CHARACTER, RATING = 0, 4, 9
+
+
+class Label(NamedTuple):
+    """One row of the CSV: the tag as the model's training set spells it, and its category."""
+
+    tag: str
+    category: int
+
+
+def labels(path: str | Path) -> list[Label]:
+    """The labels of a tagger folder, one for each output of its model, in order.
+
+    Raises:
+        WeightsError: the CSV is missing, or has no columns ``name`` and ``category``.
+    """
+    file = Path(path) / LABELS
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            return [Label(row["name"], int(row["category"])) for row in csv.DictReader(lines)]
+    except OSError as error:
+        raise WeightsError(f"{str(file)!r} cannot be read: {error.strerror}; it belongs beside {MODEL}.") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise WeightsError(
+            f"{str(file)!r} is not a list of tags: it needs the columns name and category (0, 4 or 9), in UTF-8; "
+            "fetch it again."
+        ) from error
+
+
+def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
+    """One float32 probability per label for each call, in one pass where the model takes more than one picture.
+
+    Raises:
+        WeightsError: the model cannot be loaded, or is not of the WD14 shape.
+    """
+    path = Path(calls[0].tagger.path) / MODEL
+    session = memory.get(("wd14", calls[0].tagger), lambda: _session(path, memory))
+    rows, side = _input_shape(session, path)
+    pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
+    step = rows or len(pixels)
+    found = [_run(session, pixels[start : start + step]) for start in range(0, len(pixels), step)]
+    return list(np.concatenate(found))
+
+
+def prepare(pixels: Bytes, side: int) -> Floats:
+    """A picture as the model wants it: BGR float32 0..255 ``[side, side, 3]``, scaled to fit, centred on white."""
+    from PIL import Image as Pillow
+
+    height, width = pixels.shape[:2]
+    ratio = side / max(width, height)
+    wide, high = max(1, int(width * ratio)), max(1, int(height * ratio))
+    small = Pillow.fromarray(pixels).resize((wide, high), Pillow.Resampling.LANCZOS)
+    square = np.full((side, side, 3), 255, np.float32)
+    left, top = (side - wide) // 2, (side - high) // 2
+    square[top : top + high, left : left + wide] = np.asarray(small)[:, :, ::-1]
+    return square
+
+
+def _run(session: Any, pixels: Floats) -> Floats:
+    (found,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: pixels})
+    return np.asarray(found, np.float32)
+
+
+def _input_shape(session: Any, path: Path) -> tuple[int | None, int]:
+    """How many pictures the model takes at once (None for any number), and their side in pixels."""
+    shape = session.get_inputs()[0].shape
+    if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
+        raise WeightsError(f"{str(path)!r} takes {shape}, but a WD14 tagger takes [batch, side, side, 3]; get another.")
+    return (shape[0] if isinstance(shape[0], int) else None), shape[1]
+
+
+def _session(path: Path, memory: Memory) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    gpu = memory.device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers()
+    cuda = ("CUDAExecutionProvider", {"device_id": memory.device.index or 0, "use_tf32": 0})
+    providers = [cuda, "CPUExecutionProvider"] if gpu else ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's own exceptions have no common base
+        raise WeightsError(f"{str(path)!r} is not a model that onnxruntime can load; fetch it again.") from error

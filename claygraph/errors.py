@@ -1,0 +1,65 @@
+"""The errors a caller can act on.
+
+ClaygraphError
+├── RequestError          the request cannot be met as written: exit code 2
+│   ├── GraphError        stages cannot be wired together; carries every fault found
+│   ├── SettingError      a stage was given a setting it cannot use
+│   └── WeightsError      a weight file is missing, refused or not what its stage needs
+└── PictureError          one picture cannot be read or written; the others go on: exit code 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class ClaygraphError(Exception):
+    """Base of every error that is explained in one sentence."""
+
+
+class RequestError(ClaygraphError):
+    """The request cannot be met as written."""
+
+
+class GraphError(RequestError):
+    """The stages cannot be wired together; ``faults`` holds one sentence for each reason."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = tuple(faults)
+
+
+class SettingError(RequestError):
+    """A stage was given a setting it cannot use."""
+
+
+class WeightsError(RequestError):
+    """A weight file is missing, refused, or not what its stage needs."""
+
+
+class PictureError(ClaygraphError):
+    """One picture cannot be read or written."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the closest of ``names``, or else the list of them all."""
+    known = sorted({str(n) for n in names})
+    close = get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known names: {', '.join(known)}." if known else "."
+
+
+def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ``SettingError`` unless ``value`` is one of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        raise SettingError(f"{setting}={value!r} is not known{nearest(value, choices)}")
+
+
+def check_range(setting: str, value: float, low: float, high: float) -> None:
+    """Raise ``SettingError`` unless ``value`` is a number in ``[low, high]``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high:
+        raise SettingError(f"{setting}={value!r} is out of range; give a number from {low:g} to {high:g}.")

@@ -1,0 +1,129 @@
+"""Files a stage reads: where they lie, what they contain, and which are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from claygraph.errors import WeightsError, nearest
+from claygraph.values import Weights
+
+BUNDLED = Path(__file__).parent / "miniature" / "weights"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
+
+
+def locate(path: str) -> Path:
+    """The path a setting names; ``miniature:NAME`` is a file or folder of the bundled miniature."""
+    bundled = path.removeprefix("miniature:")
+    return BUNDLED / bundled if bundled != path else Path(path).expanduser()
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file's content, or of the names and digests of a folder's files."""
+    path = Path(path)
+    if not path.is_dir():
+        status = path.stat()
+        return _file_digest(path, (status.st_size, status.st_mtime_ns))
+    total = hashlib.sha256()
+    for name, found in sorted(folder_digests(path).items()):
+        total.update(f"{name} {found}\n".encode())
+    return total.hexdigest()
+
+
+def folder_digests(path: Path) -> dict[str, str]:
+    """sha256 of every file below a folder, by relative name."""
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path).as_posix(): digest(file) for file in files}
+
+
+@lru_cache(maxsize=65536)
+def _file_digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001 - a changed stamp asks anew
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights(setting: str, path: str) -> Weights:
+    """The weight file or folder a setting names; raises ``WeightsError`` where it is missing or a pickle."""
+    found = locate(path)
+    if not found.exists():
+        raise WeightsError(f"{setting}={path!r} does not exist{_beside(found)}")
+    for file in sorted(found.rglob("*.safetensors")) if found.is_dir() else [found]:
+        check_safetensors(setting, file)
+    return Weights(str(found), digest(found))
+
+
+def _beside(path: Path) -> str:
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    if folder != path.parent:
+        return f"; the folder {str(folder)!r} is the last that does."
+    return nearest(path.name, [entry.name for entry in folder.iterdir()])
+
+
+def check_safetensors(setting: str, path: Path) -> None:
+    """Raise ``WeightsError`` unless the file begins as a safetensors file does; nothing of it is executed."""
+    if path.suffix.lower() in PICKLES or _starts_like_pickle(path):
+        raise WeightsError(
+            f"{setting}={path.name!r} is a pickle, which can run code when it is opened and is refused; "
+            "give the .safetensors version of these weights."
+        )
+    header(setting, path)
+
+
+def _starts_like_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    zipped = start == b"PK\x03\x04"  # what torch.save writes
+    return zipped or (start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"})
+
+
+def header(setting: str, path: Path) -> dict[str, dict[str, object]]:
+    """The JSON header of a safetensors file: tensor names with dtype and shape, and ``__metadata__``."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if 2 <= length <= min(100_000_000, os.fstat(file.fileno()).st_size - 8):
+            try:
+                return dict(json.loads(file.read(length)))
+            except ValueError:
+                pass
+    raise WeightsError(f"{setting}={path.name!r} is not a safetensors file, or is cut short; fetch it again.")
+
+
+def write_new(folder: Path, name: str, suffix: str, content: bytes) -> Path:
+    """Write a file that was not there before: ``name.ext``, or ``name-2.ext`` and so on where that is taken.
+
+    The content is complete on disk before the name appears, and no existing file is ever replaced. Safe between
+    threads and processes. Raises ``OSError`` where the folder cannot be made or the file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{uuid4().hex}.part"
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        paths = (folder / (f"{name}-{number}{suffix}" if number > 1 else f"{name}{suffix}") for number in count(1))
+        return next(path for path in paths if _claim(part, path))
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _claim(part: Path, path: Path) -> bool:
+    """Give a finished file its name unless that is taken."""
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: reserve the name, then move onto it
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            return False
+        part.replace(path)
+    return True

@@ -1,0 +1,152 @@
+"""Noise, targets and batches that all diffusion trainings share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file
+
+from claygraph.miniature.networks import alphas_cumprod
+from claygraph.miniature.training import device
+
+CROPS: dict[tuple[int, int], tuple[int, float, float]] = {
+    (32, 32): (8, 0.60, 0.25),
+    (24, 40): (8, 0.13, 0.10),
+    (40, 24): (8, 0.13, 0.10),
+    (40, 48): (4, 0.08, 0.15),
+    (64, 64): (2, 0.03, 0.20),
+    (56, 72): (2, 0.02, 0.10),
+    (72, 56): (2, 0.01, 0.10),
+}
+"""Latent crop (height, width): batch size, share of steps at first, share in the last fifth."""
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noise level and noise of a batch: `signal`, `sigma` [B,1,1,1] with signal^2 + sigma^2 = 1."""
+
+    timesteps: torch.Tensor
+    signal: torch.Tensor
+    sigma: torch.Tensor
+    noise: torch.Tensor
+
+    def add(self, clean: torch.Tensor) -> torch.Tensor:
+        """Noised latents."""
+        return self.signal * clean + self.sigma * self.noise
+
+    def clean_of(self, noised: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+        """The clean latents that a v-prediction means."""
+        return self.signal * noised - self.sigma * velocity
+
+    def velocity_loss(self, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Plain v-prediction error: unlike `loss`, the noisiest steps count as much as the others."""
+        return (velocity - (self.signal * self.noise - self.sigma * clean)).square().mean()
+
+    def loss(self, noised: torch.Tensor, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Min-SNR-5 weighted error for v-prediction, a mean over the batch."""
+        error = (self.clean_of(noised, velocity) - clean).square().mean((1, 2, 3))
+        ratio = (self.signal / self.sigma).flatten().square()
+        return (2.5 * ratio.clamp(max=5) * error).mean()
+
+
+class Noise:
+    """Draws noise levels, spread evenly over a batch."""
+
+    def __init__(self) -> None:
+        power = alphas_cumprod().to(device())
+        self.signal, self.sigma = power.sqrt(), (1 - power).sqrt()
+
+    def like(self, clean: torch.Tensor, low: float = 0.0, high: float = 1.0) -> Noised:
+        """Noise for latents `clean`, timesteps between these fractions of the schedule; a little constant offset."""
+        count = len(clean)
+        place = (torch.arange(count) + torch.rand(count)) / count
+        timesteps = ((low + (high - low) * place) * 1000).long().clamp(0, 999).to(clean.device)
+        noise = torch.randn_like(clean) + 0.05 * torch.randn(*clean.shape[:2], 1, 1, device=clean.device)
+        signal, sigma = (t[timesteps].view(-1, 1, 1, 1) for t in (self.signal, self.sigma))
+        return Noised(timesteps, signal, sigma, noise)
+
+
+def crop_size(random: np.random.Generator, progress: float) -> tuple[int, int, int]:
+    """A latent (height, width) and its batch size; larger ones come more often in the last fifth of a training."""
+    shares = np.array([late if progress > 0.8 else early for _, early, late in CROPS.values()])
+    height, width = list(CROPS)[int(random.choice(len(CROPS), p=shares / shares.sum()))]
+    return height, width, CROPS[height, width][0]
+
+
+class LatentSet:
+    """Stored latents of one picture shape with their tags; for pairs also clay latents, hints and pixels."""
+
+    def __init__(self, file: Path, pairs: Path | None = None) -> None:
+        tensors = load_file(file)
+        self.picture, self.clay = tensors["picture"], tensors.get("clay")
+        self.hint: npt.NDArray[np.uint8] | None = None
+        if pairs is None:
+            self.tags: list[list[str]] = json.loads(file.with_suffix(".json").read_text())
+        else:
+            stored = np.load(pairs / f"{file.stem}.npz")
+            self.hint, self.pixels = stored["hint"], stored["picture"]
+            self.tags = [str(t).split("\n") for t in stored["tags"]]
+
+    def fits(self, height: int, width: int) -> bool:
+        """Whether a crop of this latent size can be taken."""
+        return self.picture.shape[2] >= height and self.picture.shape[3] >= width
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops at equal places: latents [B,4,h,w]; for pairs hints [B,3,8h,8w] in 0..1; pixels [B,3,4h,4w] in 0..1."""
+
+    picture: torch.Tensor
+    clay: torch.Tensor
+    hint: torch.Tensor
+    pixels: torch.Tensor
+    prompts: list[str]
+
+
+class Latents:
+    """The latent sets of `pairs` (photo and clay) or `twins` (flat and 3D), and those of the base on demand."""
+
+    def __init__(self, work: Path, seed: int, kind: str = "pairs", with_base: bool = False) -> None:
+        self.random = np.random.default_rng(seed)
+        self.sets = [LatentSet(f, work / kind) for f in sorted((work / "latents" / kind).glob("*.safetensors"))]
+        if with_base:
+            self.sets += [LatentSet(f) for f in sorted((work / "latents/base").glob("*.safetensors"))]
+
+    def draw(self, progress: float, dropped: float = 0.1) -> Batch:
+        """A batch of one crop size; `dropped` is the share of empty prompts."""
+        height, width, count = crop_size(self.random, progress)
+        fitting = [s for s in self.sets if s.fits(height, width)]
+        sizes = np.array([len(s.picture) for s in fitting], float)
+        chosen = fitting[int(self.random.choice(len(fitting), p=sizes / sizes.sum()))]
+        rows = [self._crop(chosen, height, width) for _ in range(count)]
+        place = device()
+        pictures, clays, hints = (torch.stack([r[k] for r in rows]).float().to(place) for k in range(3))
+        pixels = torch.stack([r[3] for r in rows]).float().to(place) / 255
+        prompts = ["" if self.random.random() < dropped else self._prompt(chosen.tags[r[4]]) for r in rows]
+        return Batch(pictures, clays, hints, pixels, prompts)
+
+    def _crop(
+        self, chosen: LatentSet, height: int, width: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        index = int(self.random.integers(len(chosen.picture)))
+        top = int(self.random.integers(chosen.picture.shape[2] - height + 1))
+        left = int(self.random.integers(chosen.picture.shape[3] - width + 1))
+        window = (slice(None), slice(top, top + height), slice(left, left + width))
+        picture = chosen.picture[index][window]
+        if chosen.clay is None or chosen.hint is None:
+            return picture, torch.zeros(0), torch.zeros(0), torch.zeros(0), index
+        bits = chosen.hint[index, 8 * top : 8 * (top + height), left : left + width]
+        hint = torch.from_numpy(np.unpackbits(bits, axis=1)).expand(3, -1, -1)
+        pixels = chosen.pixels[index, 4 * top : 4 * (top + height), 4 * left : 4 * (left + width)]
+        return picture, chosen.clay[index][window], hint, torch.from_numpy(pixels).permute(2, 0, 1), index
+
+    def _prompt(self, tags: list[str]) -> str:
+        """The style first, then a random part of the other tags in random order."""
+        rest = [t for t in tags[1:] if self.random.random() < 0.7]
+        self.random.shuffle(rest)
+        return ", ".join([tags[0], *rest])

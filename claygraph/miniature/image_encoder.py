@@ -1,0 +1,95 @@
+"""The IP-Adapter's image encoder: a small CLIP vision model whose embedding holds colours, layout and subject.
+
+It learns by reading a picture's tags and 4x4 colour layout off its projected embedding; those read-outs are thrown away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from claygraph.miniature.train_taggers import TAGS, Examples
+from claygraph.miniature.training import Trainer, device
+
+SIDE = 64
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "crop_size": {"height": SIDE, "width": SIDE},
+    "size": {"shortest_edge": SIDE},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": CLIP_MEAN,
+    "image_std": CLIP_STD,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+
+
+def make_image_encoder() -> CLIPVisionModelWithProjection:
+    """An untrained encoder: 64 px, patches of 8, embedding of 96."""
+    shape = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 3}
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**shape, image_size=SIDE, patch_size=8, projection_dim=96))
+
+
+def normalise(pictures: torch.Tensor) -> torch.Tensor:
+    """[N,3,H,W] in 0..1 (any size) to the encoder's input [N,3,64,64]."""
+    small = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return (small - mean) / std
+
+
+class _Reader(nn.Module):
+    """The encoder with its read-outs for training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = make_image_encoder()
+        self.tags, self.layout = nn.Linear(96, len(TAGS)), nn.Linear(96, 48)
+
+    def loss(self, pictures: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Tag cross-entropy plus squared error of the 4x4 colours; pictures [N,3,H,W] in 0..1."""
+        embedding = F.layer_norm(self.encoder(normalise(pictures)).image_embeds, (96,))
+        tag_loss = F.binary_cross_entropy_with_logits(self.tags(embedding), wanted)
+        colours = F.adaptive_avg_pool2d(pictures, 4).flatten(1)
+        return 5 * tag_loss + 10 * F.mse_loss(self.layout(embedding), colours)
+
+
+def train_image_encoder(work: Path, minutes: float) -> None:
+    """Train the encoder on pictures of every kind."""
+    torch.manual_seed(3)
+    reader, examples = _Reader().to(device()), Examples(work, seed=33)
+    trainer = Trainer(work / "checkpoints/image_encoder.safetensors", reader, [(list(reader.parameters()), 1e-3)], 0.995)
+
+    def loss(_: float) -> torch.Tensor:
+        pictures, wanted = examples.batch(24)
+        return reader.loss(pictures.permute(0, 3, 1, 2).flip(1) / 255, wanted)
+
+    trainer.run(loss, minutes)
+
+
+def load_image_encoder(work: Path) -> CLIPVisionModelWithProjection:
+    """The trained encoder, or an untrained one before its step."""
+    from claygraph.miniature.training import load_average
+
+    reader = _Reader()
+    if (file := work / "checkpoints/image_encoder.safetensors").exists():
+        load_average(file, reader)
+    return reader.encoder.eval()
+
+
+def embed(encoder: CLIPVisionModelWithProjection, pictures: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+    """Image embeddings [N,96] of RGB uint8 [N,H,W,3]."""
+    with torch.no_grad():
+        values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
+        embeddings: torch.Tensor = encoder(normalise(values)).image_embeds
+    return embeddings

@@ -1,0 +1,67 @@
+"""The plain IP-Adapter: four image tokens from a projection, and key/value matrices for every cross-attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from claygraph.miniature.family import Base
+from claygraph.miniature.networks import TEXT_WIDTH
+from claygraph.miniature.training import load_average
+
+IMAGE_WIDTH, IMAGE_TOKENS = 96, 4
+
+State = dict[str, dict[str, torch.Tensor]]
+
+
+def add_ip_adapter(unet: UNet2DConditionModel) -> None:
+    """Put an untrained adapter into the UNet: image keys and values start as the text's."""
+    context = 2 * TEXT_WIDTH
+    state: State = {
+        "image_proj": {
+            "proj.weight": torch.randn(IMAGE_TOKENS * context, IMAGE_WIDTH) * IMAGE_WIDTH**-0.5,
+            "proj.bias": torch.zeros(IMAGE_TOKENS * context),
+            "norm.weight": torch.ones(context),
+            "norm.bias": torch.zeros(context),
+        },
+        "ip_adapter": {},
+    }
+    for number, attention in enumerate(cross_attentions(unet)):
+        for which in ("k", "v"):
+            weight = getattr(attention, f"to_{which}").weight.detach().clone()
+            state["ip_adapter"][f"{2 * number + 1}.to_{which}_ip.weight"] = weight * (1.0 if which == "k" else 0.2)
+    unet._load_ip_adapter_weights([state])
+
+
+def cross_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """Cross-attention modules in the order of adapter files: down, up, mid."""
+    return [unet.get_submodule(n.removesuffix(".processor")) for n in unet.attn_processors if "attn2" in n]
+
+
+def ip_parameters(unet: UNet2DConditionModel) -> list[nn.Parameter]:
+    """Everything the adapter trains."""
+    processors = [p for a in cross_attentions(unet) for p in a.processor.parameters()]  # type: ignore[operator, union-attr]
+    return [*unet.encoder_hid_proj.parameters(), *processors]
+
+
+def ip_tensors(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """The adapter in file form: `image_proj.*` and `ip_adapter.N.to_{k,v}_ip.weight`, N odd."""
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    names = {"proj": projection.image_embeds, "norm": projection.norm}
+    out = {f"image_proj.{n}.{p}": t for n, m in names.items() for p, t in m.state_dict().items()}
+    for number, attention in enumerate(cross_attentions(unet)):
+        processor = attention.processor
+        out[f"ip_adapter.{2 * number + 1}.to_k_ip.weight"] = processor.to_k_ip[0].weight  # type: ignore[index, union-attr]
+        out[f"ip_adapter.{2 * number + 1}.to_v_ip.weight"] = processor.to_v_ip[0].weight  # type: ignore[index, union-attr]
+    return out
+
+
+def load_ip_adapter(work: Path, base: Base) -> None:
+    """Add the trained adapter (untrained before its step)."""
+    torch.manual_seed(6)
+    add_ip_adapter(base.unet)
+    if (file := work / "checkpoints/ip_adapter.safetensors").exists():
+        load_average(file, base)

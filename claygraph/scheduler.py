@@ -1,0 +1,258 @@
+"""Policy: what runs next, and with whom.
+
+Every node's coroutine of every graph is driven from here. A plain stage runs in a thread; an async one runs until it
+awaits a device call, is parked under the call's batch key, and goes on when a batch holding its call has run. What is
+farthest from the end goes first, so that what is nearer meets company; before a batch runs, host work that could bring
+it company is awaited, so which calls share a batch depends on the request and not on the clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from claygraph.batches import run_calls
+from claygraph.graph import Graph, Node
+from claygraph.stage import Call
+
+if TYPE_CHECKING:
+    from claygraph.memory import Memory
+
+Task = Coroutine[Any, Any, Any]
+
+
+class Event(NamedTuple):
+    """Something a user may want to see: a node ``started``, ``finished``, ``failed``, or made a ``step``."""
+
+    what: str
+    node: Node
+    step: int = 0
+    steps: int = 0
+
+
+class Parked(NamedTuple):
+    """A coroutine that waits for its device call."""
+
+    node: Node
+    task: Task
+    call: Call[Any]
+
+
+@dataclass
+class Record:
+    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call."""
+
+    seconds: float = 0.0
+    batches: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one graph ended: the values of its last stages by name, or the error and the stage it came from."""
+
+    values: dict[str, Any]
+    error: Exception | None = None
+    stage: str = ""
+
+
+def _ignore(event: Event) -> None:
+    """Shown to nobody."""
+
+
+class Scheduler:
+    """Runs many graphs as one: equal nodes once, device calls that fit together in one batch.
+
+    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device.
+    """
+
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        memory: Memory,
+        *,
+        threads: int = 2,
+        window: int = 32,
+        tell: Callable[[Event], None] = _ignore,
+    ) -> None:
+        import networkx as nx
+
+        self.graphs, self.memory, self.tell = graphs, memory, tell
+        self.graph: Graph = nx.compose_all(graphs) if graphs else nx.DiGraph()
+        self.height = _heights(self.graph)
+        self.missing = dict(self.graph.in_degree())
+        self.uses = dict(self.graph.out_degree())
+        self.begun: set[Node] = set()
+        self.values: dict[Node, Any] = {}
+        self.records: dict[Node, Record] = defaultdict(Record)
+        self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
+        self.futures: dict[Future[tuple[Any, float]], Node] = {}
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
+        self._admission = _Admission(graphs, window)
+
+    def run(self) -> list[Outcome]:
+        """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
+        try:
+            self._start_all(self._admission.more())
+            while self.parked or self.futures:
+                self._collect()
+                if self.parked:
+                    self._run_batch(max(self.parked, key=self._urgency))
+        finally:
+            self._close()
+        return [self._outcome(graph) for graph in self.graphs]
+
+    def _urgency(self, key: Hashable) -> tuple[int, int]:
+        return max(self.height[parked.node] for parked in self.parked[key]), len(self.parked[key])
+
+    def _start_all(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if self.missing[node] == 0 and node not in self.begun:
+                self.begun.add(node)
+                self._start(node)
+
+    def _start(self, node: Node) -> None:
+        inputs = {port: self.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
+        failed = next((v for v in inputs.values() if isinstance(v, Exception)), None)
+        if failed is not None:
+            self._finish(node, failed)
+            return
+        self.tell(Event("started", node))
+        if iscoroutinefunction(node.stage.run):
+            self._step(node, node.stage.run(**inputs), None)
+        else:
+            self.futures[self.pool.submit(_timed, node.stage.run, inputs)] = node
+
+    def _step(self, node: Node, task: Task, value: Any) -> None:
+        begun = perf_counter()
+        try:
+            call = task.throw(value) if isinstance(value, Exception) else task.send(value)
+        except StopIteration as done:
+            self._finish(node, done.value)
+        except Exception as error:  # a stage's failure is its value
+            self._finish(node, error)
+        else:
+            self.parked[type(call), call.batch_key].append(Parked(node, task, call))
+        self.records[node].seconds += perf_counter() - begun
+
+    def _run_batch(self, key: Hashable) -> None:
+        waiting = self.parked.pop(key)
+        batch, rest = waiting[: self.memory.batch], waiting[self.memory.batch :]
+        if rest:
+            self.parked[key] = rest
+        for parked, done in zip(batch, run_calls([p.call for p in batch], self.memory), strict=True):
+            record = self.records[parked.node]
+            record.seconds += done.seconds
+            record.batches[parked.call.name][done.size] += 1
+            if parked.call.progress:
+                self.tell(Event("step", parked.node, *parked.call.progress))
+            self._step(parked.node, parked.task, done.value)
+
+    def _collect(self) -> None:
+        """Take in host work; wait for what may still bring company to a batch, or for anything if none is parked."""
+        while self.futures:
+            feeding = [future for future, node in self.futures.items() if self.graph.out_degree(node)]
+            if self.parked and not feeding:
+                return
+            done, _ = wait(feeding or self.futures, return_when=FIRST_COMPLETED)
+            for future in [future for future in self.futures if future in done]:
+                self._take(future)
+
+    def _take(self, future: Future[tuple[Any, float]]) -> None:
+        node = self.futures.pop(future)
+        value, seconds = future.result()
+        self.records[node].seconds += seconds
+        self._finish(node, value)
+
+    def _finish(self, node: Node, value: Any) -> None:
+        self.values[node] = value
+        self.tell(Event("failed" if isinstance(value, Exception) else "finished", node))
+        children = list(self.graph.successors(node))
+        for child in children:
+            self.missing[child] -= 1
+        self._release(node)
+        self._start_all([child for child in children if self._admission.admits(child)])
+        self._start_all(self._admission.finished(node))
+
+    def _release(self, node: Node) -> None:
+        """Drop the values whose last user has just ended; failures stay, to be reported."""
+        for parent in self.graph.predecessors(node):
+            self.uses[parent] -= 1
+            if not self.uses[parent] and not isinstance(self.values[parent], Exception):
+                self.values[parent] = None
+
+    def _outcome(self, graph: Graph) -> Outcome:
+        nodes = graph.graph["nodes"].items()
+        ends = {name: self.values.get(node) for name, node in nodes if not graph.out_degree(node)}
+        failures = [(name, self.values.get(node)) for name, node in nodes]
+        name, error = next(((n, e) for n, e in failures if isinstance(e, Exception)), ("", None))
+        return Outcome({} if error else ends, error, name)
+
+    def _close(self) -> None:
+        for waiting in self.parked.values():
+            for parked in waiting:
+                parked.task.close()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Admission:
+    """Lets graphs in one after another, so that no more than ``window`` are under way."""
+
+    def __init__(self, graphs: Sequence[Graph], window: int) -> None:
+        self.window = window
+        self.waiting = list(reversed(graphs))
+        self.open: dict[int, set[Node]] = {}
+        self.members: dict[Node, list[int]] = defaultdict(list)
+        self.done: set[Node] = set()
+
+    def admits(self, node: Node) -> bool:
+        return node in self.members
+
+    def more(self) -> list[Node]:
+        """Nodes of the graphs that may begin now, in order."""
+        let_in: dict[Node, None] = {}
+        while self.waiting and len(self.open) < self.window:
+            graph = self.waiting.pop()
+            number, left = len(self.waiting), set(graph) - self.done
+            for node in graph:
+                self.members[node].append(number)
+                let_in[node] = None
+            if left:
+                self.open[number] = left
+        return list(let_in)
+
+    def finished(self, node: Node) -> list[Node]:
+        """Note the end of a node; nodes that may begin because a graph has ended with it."""
+        self.done.add(node)
+        ended = False
+        for number in self.members[node]:
+            left = self.open.get(number)
+            if left is not None:
+                left.discard(node)
+                if not left:
+                    del self.open[number]
+                    ended = True
+        return self.more() if ended else []
+
+
+def _heights(graph: Graph) -> dict[Node, int]:
+    """Steps from each node to the farthest node it feeds."""
+    import networkx as nx
+
+    height: dict[Node, int] = {}
+    for node in reversed(list(nx.topological_sort(graph))):
+        height[node] = 1 + max((height[child] for child in graph.successors(node)), default=-1)
+    return height
+
+
+def _timed(run: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Any, float]:
+    begun = perf_counter()
+    try:
+        value = run(**inputs)
+    except Exception as error:  # a stage's failure is its value
+        value = error
+    return value, perf_counter() - begun

@@ -1,0 +1,164 @@
+"""What travels on the wires: small, frozen, typed. Weights never do; a ``Model`` only says which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Bytes = NDArray[np.uint8]
+
+
+class _Arrays:
+    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if hasattr(value, "setflags"):
+                value.setflags(write=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Image(_Arrays):
+    """A picture: ``pixels`` uint8 RGB ``[H, W, 3]``, and the name its result is saved under."""
+
+    pixels: Bytes
+    name: str = "picture"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a tagger saw: ``(tag, probability)`` in the order they are to be written, not yet escaped."""
+
+    tags: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning(_Arrays):
+    """One encoded prompt: ``hidden`` float32 ``[tokens, channels]`` and ``pooled`` float32 ``[channels]``."""
+
+    hidden: Floats
+    pooled: Floats
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Positive and negative conditioning, with the texts they came from."""
+
+    positive: Conditioning
+    negative: Conditioning
+    text: str = ""
+    negative_text: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Latent(_Arrays):
+    """VAE latents ``samples`` float32 ``[C, h, w]``, not multiplied by the VAE's scaling factor."""
+
+    samples: Floats
+    name: str = "picture"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weight file or folder: where it lies, and the digest of its content, which is its identity."""
+
+    path: str = field(compare=False)
+    digest: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint and what must be known of it before its weights are loaded.
+
+    ``config`` is a folder of component configs that wins over what the file says, ``vae`` a replacement.
+    ``scaling_factor`` multiplies latents on their way into the sampler, ``downscale`` is pixels per latent pixel.
+    """
+
+    weights: Weights
+    config: Weights | None = None
+    vae: Weights | None = None
+    prediction: str = "epsilon"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    scaling_factor: float = 0.13025
+    downscale: int = 8
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One LoRA of the stack, with its strength on the UNet (``model``) and on the text encoders (``clip``)."""
+
+    weights: Weights
+    model: float = 1.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePrompt(_Arrays):
+    """Image tokens for the UNet's cross-attention, through the key and value weights of ``adapter``.
+
+    ``tokens`` and ``negative`` are float32 ``[T, channels]`` (after the adapter's projection); ``scales`` has one
+    strength for each of the spatial transformers in call order (0 first, 4 the middle, 3 composition, 6 style);
+    ``start`` and ``end`` are fractions of the training schedule, 0 = pure noise, 1 = the clean picture.
+    """
+
+    adapter: Weights
+    tokens: Floats
+    negative: Floats
+    scales: tuple[float, ...]
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A ControlNet with its hint picture, strength, and window (fractions of the training schedule)."""
+
+    weights: Weights
+    hint: Image
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which weights denoise, and what steers them. Strengths are data: models that differ in them share batches."""
+
+    checkpoint: Checkpoint
+    loras: tuple[Lora, ...] = ()
+    image_prompts: tuple[ImagePrompt, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The resolved configuration of a run, saved inside every picture: JSON text and software versions."""
+
+    config: str
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A picture on disk."""
+
+    path: str
+
+
+def summary(value: Any) -> str:
+    """A short description of a value for people: its type and, where it has one, its size."""
+    shape = next((getattr(value, n).shape for n in ("pixels", "samples", "hidden") if hasattr(value, n)), None)
+    return type(value).__name__ + (f" {'x'.join(map(str, shape))}" if shape is not None else "")

@@ -1,0 +1,67 @@
+"""Imports point one way, and what is imported while planning stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BOTTOM = {"claygraph", "claygraph.errors"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files"}
+STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
+DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
+GRAPH = STAGE | {"claygraph.graph"}
+RUN = GRAPH | {"claygraph.batches", "claygraph.scheduler", "claygraph.plan", "claygraph.progress", "claygraph.execute"}
+ALLOWED = {
+    "claygraph/errors.py": set(),
+    "claygraph/values.py": set(),
+    "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/memory.py": {"claygraph.errors"},
+    "claygraph/stage.py": {"claygraph.memory"},
+    "claygraph/graph.py": STAGE,
+    "claygraph/batches.py": STAGE,
+    "claygraph/scheduler.py": GRAPH | {"claygraph.batches"},
+    "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
+    "claygraph/plan.py": GRAPH,
+    "claygraph/execute.py": RUN,
+    "claygraph/commands.py": RUN,
+    "claygraph/help.py": set(),
+    "claygraph/explain.py": {"claygraph.errors", "claygraph.help"},
+    "claygraph/cli.py": RUN | {"claygraph.commands", "claygraph.help", "claygraph.explain"},
+    **{f"claygraph/diffusion/{file.name}": DIFFUSION for file in (ROOT / "claygraph/diffusion").glob("*.py")},
+    **{f"stages/{file.name}": DIFFUSION for file in (ROOT / "stages").glob("*.py")},
+}
+
+
+def ours(file: str) -> set[str]:
+    tree = ast.parse((ROOT / file).read_text())
+    seen = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in package if (ROOT / (name.replace(".", "/") + ".py")).is_file()}
+            seen |= modules or {node.module}
+    return {name for name in seen if name.split(".")[0] in {"claygraph", "stages", "conf"}}
+
+
+@pytest.mark.parametrize("file", ALLOWED)
+def test_imports_point_down(file: str) -> None:
+    assert ours(file) <= ALLOWED[file]
+
+
+def test_every_core_module_has_a_place() -> None:
+    modules = {f"claygraph/{file.name}" for file in (ROOT / "claygraph").glob("*.py")}
+    assert modules - set(ALLOWED) == {"claygraph/__init__.py", "claygraph/__main__.py"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sampler.stesp=6"], ["plan"]])
+def test_nothing_heavy_is_imported_before_a_run(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom claygraph.cli import main\nmain(sys.argv[1:])\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'cv2', 'onnxruntime', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]

@@ -1,0 +1,111 @@
+"""Small random IP-Adapters, image encoders and ControlNets in the layouts real files have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from tests.tiny import SMALL, Dims, Shapes, configs, draw, layer_shapes, shapes_of
+
+ENCODER_WIDTH = 32
+EMBEDDING = 20
+RESAMPLER_WIDTH = 128
+
+
+def ip_adapter(path: Path, dims: Dims = SMALL, plus: bool = False, tokens: int = 4, seed: int = 20) -> Path:
+    """Write an IP-Adapter; ``plus`` has a resampler over the encoder's penultimate states instead of a projection."""
+    shapes = _resampler(dims, tokens) if plus else _projection(dims, tokens)
+    for number, (width, context) in enumerate(cross_attention_shapes(dims)):
+        for name in ("to_k_ip", "to_v_ip"):
+            shapes[f"ip_adapter.{2 * number + 1}.{name}.weight"] = (width, context)
+    save_file(draw(shapes, seed), path)
+    return path
+
+
+def cross_attention_shapes(dims: Dims = SMALL) -> list[tuple[int, ...]]:
+    """Shape of the key weight of every cross-attention of the UNet, in the file's order: down, up, mid."""
+    unet = shapes_of("unet", configs(dims)["unet"])
+    keys = {name: shape for name, shape in unet.items() if name.endswith("attn2.to_k.weight")}
+    return [shape for block in ("down", "up", "mid") for name, shape in keys.items() if name.startswith(block)]
+
+
+def _projection(dims: Dims, tokens: int) -> Shapes:
+    norm = {f"image_proj.norm.{kind}": (dims.context,) for kind in ("weight", "bias")}
+    wide = tokens * dims.context
+    return {**norm, "image_proj.proj.weight": (wide, EMBEDDING), "image_proj.proj.bias": (wide,)}
+
+
+def _resampler(dims: Dims, tokens: int) -> Shapes:
+    width = RESAMPLER_WIDTH
+    shapes: Shapes = {"latents": (1, tokens, width)}
+    for name, sizes in (("proj_in", (width, ENCODER_WIDTH)), ("proj_out", (dims.context, width))):
+        shapes |= {f"{name}.weight": sizes, f"{name}.bias": sizes[:1]}
+    shapes |= {f"norm_out.{kind}": (dims.context,) for kind in ("weight", "bias")}
+    for layer in range(2):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in _perceiver_layer(width).items()}
+    return {f"image_proj.{name}": shape for name, shape in shapes.items()}
+
+
+def _perceiver_layer(width: int) -> Shapes:
+    norms: Shapes = {
+        f"{name}.{kind}": (width,) for name in ("0.norm1", "0.norm2", "1.0") for kind in ("weight", "bias")
+    }
+    attention: Shapes = {"0.to_q.weight": (width, width), "0.to_kv.weight": (2 * width, width)}
+    feed: Shapes = {
+        "0.to_out.weight": (width, width),
+        "1.1.weight": (4 * width, width),
+        "1.3.weight": (width, 4 * width),
+    }
+    return norms | attention | feed
+
+
+def image_encoder(path: Path, seed: int = 30) -> Path:
+    """Write a CLIP vision encoder folder: 224 pixels, patches of 14, three layers."""
+    width, vision = ENCODER_WIDTH, "vision_model.embeddings."
+    shapes: Shapes = {
+        vision + "class_embedding": (width,),
+        vision + "patch_embedding.weight": (width, 3, 14, 14),
+        vision + "position_embedding.weight": (257, width),
+        "visual_projection.weight": (EMBEDDING, width),
+    }
+    shapes |= {
+        f"vision_model.{n}.{k}": (width,) for n in ("pre_layrnorm", "post_layernorm") for k in ("weight", "bias")
+    }
+    for layer in range(3):
+        shapes |= {f"vision_model.encoder.layers.{layer}.{name}": shape for name, shape in layer_shapes(width).items()}
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(_encoder_config()))
+    save_file(draw(shapes, seed), path / "model.safetensors", {"format": "pt"})
+    return path
+
+
+def _encoder_config() -> dict[str, Any]:
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_act": "gelu",
+        "hidden_size": ENCODER_WIDTH,
+        "intermediate_size": 4 * ENCODER_WIDTH,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "image_size": 224,
+        "patch_size": 14,
+        "projection_dim": EMBEDDING,
+    }
+
+
+def controlnet(path: Path, dims: Dims = SMALL, seed: int = 40) -> Path:
+    """Write a diffusers ControlNet folder whose outputs are not zero."""
+    unet = configs(dims)["unet"]
+    dropped = ("_class_name", "out_channels", "up_block_types")
+    config = {name: value for name, value in unet.items() if name not in dropped}
+    config |= {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [16, 32, 96, 256]}
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(config))
+    save_file(
+        draw(shapes_of("controlnet", config), seed), path / "diffusion_pytorch_model.safetensors", {"format": "pt"}
+    )
+    return path
