@@ -32,7 +32,7 @@ class Work:
 
     def take(self, event: Event) -> None:
         """Count one event."""
-        if event.what in ("finished", "failed"):
+        if event.what in ("finished", "failed", "skipped"):
             self.done += 1
         elif event.what == "step":
             before = self._steps.get(event.node)

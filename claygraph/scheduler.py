@@ -16,6 +16,7 @@ from inspect import iscoroutinefunction
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from claygraph.admission import Admission
 from claygraph.batches import run_calls
 from claygraph.graph import Graph, Node
 from claygraph.stage import Call
@@ -27,7 +28,7 @@ Task = Coroutine[Any, Any, Any]
 
 
 class Event(NamedTuple):
-    """Something a user may want to see: a node ``started``, ``finished``, ``failed``, or made a ``step``."""
+    """What a user may want to see: a node ``started``, ``finished``, ``failed``, was ``skipped`` or made a ``step``."""
 
     what: str
     node: Node
@@ -92,7 +93,7 @@ class Scheduler:
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
         self.futures: dict[Future[tuple[Any, float]], Node] = {}
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
-        self._admission = _Admission(graphs, window)
+        self._admission = Admission(graphs, window)
 
     def run(self) -> list[Outcome]:
         """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
@@ -119,7 +120,7 @@ class Scheduler:
         inputs = {port: self.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
         failed = next((v for v in inputs.values() if isinstance(v, Exception)), None)
         if failed is not None:
-            self._finish(node, failed)
+            self._finish(node, failed, "skipped")
             return
         self.tell(Event("started", node))
         if iscoroutinefunction(node.stage.run):
@@ -168,9 +169,9 @@ class Scheduler:
         self.records[node].seconds += seconds
         self._finish(node, value)
 
-    def _finish(self, node: Node, value: Any) -> None:
+    def _finish(self, node: Node, value: Any, how: str = "finished") -> None:
         self.values[node] = value
-        self.tell(Event("failed" if isinstance(value, Exception) else "finished", node))
+        self.tell(Event("failed" if how == "finished" and isinstance(value, Exception) else how, node))
         children = list(self.graph.successors(node))
         for child in children:
             self.missing[child] -= 1
@@ -197,46 +198,6 @@ class Scheduler:
             for parked in waiting:
                 parked.task.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Admission:
-    """Lets graphs in one after another, so that no more than ``window`` are under way."""
-
-    def __init__(self, graphs: Sequence[Graph], window: int) -> None:
-        self.window = window
-        self.waiting = list(reversed(graphs))
-        self.open: dict[int, set[Node]] = {}
-        self.members: dict[Node, list[int]] = defaultdict(list)
-        self.done: set[Node] = set()
-
-    def admits(self, node: Node) -> bool:
-        return node in self.members
-
-    def more(self) -> list[Node]:
-        """Nodes of the graphs that may begin now, in order."""
-        let_in: dict[Node, None] = {}
-        while self.waiting and len(self.open) < self.window:
-            graph = self.waiting.pop()
-            number, left = len(self.waiting), set(graph) - self.done
-            for node in graph:
-                self.members[node].append(number)
-                let_in[node] = None
-            if left:
-                self.open[number] = left
-        return list(let_in)
-
-    def finished(self, node: Node) -> list[Node]:
-        """Note the end of a node; nodes that may begin because a graph has ended with it."""
-        self.done.add(node)
-        ended = False
-        for number in self.members[node]:
-            left = self.open.get(number)
-            if left is not None:
-                left.discard(node)
-                if not left:
-                    del self.open[number]
-                    ended = True
-        return self.more() if ended else []
 
 
 def _heights(graph: Graph) -> dict[Node, int]:

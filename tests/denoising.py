@@ -62,8 +62,11 @@ def floats(seed: int, *shape: int) -> NDArray[np.float32]:
 
 def prompt(seed: int = 0, positive: int = 77, negative: int = 77) -> Prompt:
     """A prompt whose halves have that many tokens."""
-    lengths = {seed: positive, seed + 1000: negative}
-    return Prompt(*(Conditioning(floats(n, lengths[n], CONTEXT), floats(n + 500, POOLED)) for n in lengths))
+    first, second = (
+        Conditioning(floats(seed + 10 * length, length, CONTEXT), floats(seed + 11 * length, POOLED))
+        for length in (positive, negative)
+    )
+    return Prompt(first, second)
 
 
 def call(sigma: float = 2.0, cfg: float = 2.0, seed: int = 0, size: tuple[int, int] = (8, 8), **model: Any) -> Denoise:
@@ -94,11 +97,9 @@ def picture(seed: int, height: int, width: int) -> Image:
 
 def unet_arguments(call: Denoise, negative: bool) -> dict[str, Any]:
     """What diffusers' UNet is to be told about one half of a call, worked out by hand."""
-    from diffusers import EulerDiscreteScheduler
-
     half = call.prompt.negative if negative else call.prompt.positive
-    scheduler = EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    table = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+    kept = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    table = ((1 - kept) / kept).sqrt()
     height, width = 8 * call.x.shape[2], 8 * call.x.shape[3]
     return {
         "sample": call.x / (call.sigma**2 + 1) ** 0.5,
@@ -115,11 +116,13 @@ def unet_arguments(call: Denoise, negative: bool) -> dict[str, Any]:
 def by_hand(unet: Any, call: Denoise, change: Callable[[dict[str, Any], bool], Any] = lambda *half: None) -> Tensor:
     """A call's result from diffusers' UNet, one forward a half; ``change(arguments, negative)`` may add arguments."""
     halves = []
-    for negative in (True, False):
-        arguments = unet_arguments(call, negative)
-        change(arguments, negative)
+    for half in (True, False):
+        arguments = unet_arguments(call, half)
+        change(arguments, half)
         halves.append(call.x - call.sigma * unet(**arguments, return_dict=False)[0])
-    return halves[0] + call.cfg * (halves[1] - halves[0])
+    negative, positive = halves
+    guided: Tensor = negative + call.cfg * (positive - negative)
+    return guided
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -187,9 +187,7 @@ def test_a_file_that_is_no_checkpoint_is_named(kind: str, tmp_path: Path) -> Non
         describe.describe(weights(tmp_path / "x.safetensors"))
 
 
-@pytest.mark.parametrize(
-    ("without", "remedy"), [("vae", "checkpoint.vae=FILE"), ("text_encoder_2", "full checkpoint")]
-)
+@pytest.mark.parametrize(("without", "remedy"), [("vae", "checkpoint.vae=FILE"), ("text_encoder_2", "full checkpoint")])
 def test_a_missing_part_is_named_with_its_remedy(without: str, remedy: str, tmp_path: Path) -> None:
     path = tiny.checkpoint(tmp_path / "part.safetensors", without=without)
     with pytest.raises(WeightsError, match=rf"holds no {without} .*{remedy}"):

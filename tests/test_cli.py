@@ -155,7 +155,9 @@ def test_a_pickle_is_refused_before_anything_runs(tmp_path: Path, capsys: pytest
 
 def test_a_sweep_is_one_graph(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = photo.parent / "sweep"
-    code, lines, _ = run(capsys, "-m", f"image={photo}", f"out={out}", *SMALL, "sampler.cfg=2,3", "sampler.denoise=0.4,0.6")
+    code, lines, _ = run(
+        capsys, "-m", f"image={photo}", f"out={out}", *SMALL, "sampler.cfg=2,3", "sampler.denoise=0.4,0.6"
+    )
     assert code == 0
     assert len({pixels(line).tobytes() for line in lines}) == 4
     nodes = json.loads((out / "run.json").read_text())["nodes"]
@@ -164,9 +166,7 @@ def test_a_sweep_is_one_graph(photo: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("command", ["plan", "graph", "stages"])
-def test_the_other_commands_tell_about_the_graph(
-    command: str, photo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_other_commands_tell_about_the_graph(command: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, _ = run(capsys, command, f"image={photo}")
     assert code == 0
     assert any("ip_adapter" in line for line in lines)

@@ -21,8 +21,7 @@ def hydra_is_ready() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> DictConfig:
-    cfg = compose("config", [*overrides, "out=nowhere"])
-    return cfg
+    return compose("config", [*overrides, "out=nowhere"])
 
 
 CHOICES = [(group, choice) for group in groups() for choice in choices(group)]

@@ -86,4 +86,7 @@ def test_a_stage_of_ones_own_runs_by_yaml_alone(folder: Path) -> None:
 def test_its_faults_are_told_like_those_of_a_built_in_stage(folder: Path) -> None:
     done = run_in(folder, sys.executable, "+experiment=poster", "posterize.levels=1")
     assert done.returncode == 2
-    assert done.stderr == "claygraph: stage 'posterize': posterize.levels=1 is out of range; give a number from 2 to 256.\n"
+    assert (
+        done.stderr
+        == "claygraph: stage 'posterize': posterize.levels=1 is out of range; give a number from 2 to 256.\n"
+    )

@@ -13,7 +13,14 @@ VALUES = BOTTOM | {"claygraph.values", "claygraph.files"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
-RUN = GRAPH | {"claygraph.batches", "claygraph.scheduler", "claygraph.plan", "claygraph.progress", "claygraph.execute"}
+RUN = GRAPH | {
+    "claygraph.admission",
+    "claygraph.batches",
+    "claygraph.scheduler",
+    "claygraph.plan",
+    "claygraph.progress",
+    "claygraph.execute",
+}
 ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
@@ -22,7 +29,8 @@ ALLOWED = {
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
     "claygraph/batches.py": STAGE,
-    "claygraph/scheduler.py": GRAPH | {"claygraph.batches"},
+    "claygraph/admission.py": GRAPH,
+    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission"},
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/plan.py": GRAPH,
     "claygraph/execute.py": RUN,

@@ -1,4 +1,4 @@
-"""ControlNet: what a hint picture adds to the UNet's skip connections and middle (Zhang et al. 2023, arXiv 2302.05543)."""
+"""ControlNet: what a hint picture adds to the UNet's skip connections and middle (arXiv 2302.05543)."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def _load(weights: Weights, unet: Any, memory: Memory) -> Any:
         network.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         raise WeightsError(
-            f"controlnet={path.name!r} does not hold the weights of {_kind(path)}; give an SDXL ControlNet, as a folder "
-            f"with its config.json or as one file. ({str(error).splitlines()[-1].strip()[:120]})"
+            f"controlnet={path.name!r} does not hold the weights of {_kind(path)}; give an SDXL ControlNet, as a "
+            f"folder with its config.json or as one file. ({str(error).splitlines()[-1].strip()[:120]})"
         ) from error
     return network.eval().requires_grad_(False)
 

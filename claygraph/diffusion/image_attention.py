@@ -1,4 +1,4 @@
-"""Attention to image prompts: IP-Adapter's tokens beside the text in the UNet's cross-attention (arXiv 2308.06721)."""
+"""Attention to image prompts: tokens beside the text in the UNet's cross-attention (IP-Adapter, arXiv 2308.06721)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ from claygraph.errors import WeightsError
 if TYPE_CHECKING:
     from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
-    from claygraph.values import ImagePrompt, Weights
+    from claygraph.values import Weights
 
 FAMILIES = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
+Pair = tuple[Tensor, Tensor]
+
+
+class Layer(NamedTuple):
+    """One attention to text, and the number of its block."""
+
+    block: int
+    attention: Any
 
 
 class Images(NamedTuple):
@@ -33,7 +41,7 @@ class Images(NamedTuple):
 
 
 class ImageAttention:
-    """Attention processor: to the text as ever, and to each set of image tokens with a strength ``[R, 1, 1]`` per row."""
+    """Attention processor: to the text as ever, and to sets of image tokens, each with a strength ``[R, 1, 1]``."""
 
     def __init__(self, images: Sequence[Images]) -> None:
         self.images = images
@@ -56,26 +64,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Slot:
-    """The image prompts of one place in the stack: a pair of weights per layer, and per row tokens and strengths."""
+    """The rows' image prompts of one place in the stack: weights by layer, tokens, strengths ``[blocks, R, 1, 1]``."""
 
-    weights: Sequence[tuple[Tensor, Tensor]]
+    pairs: Sequence[Pair]
     tokens: Tensor
     strengths: Tensor
     used: frozenset[int]
 
     def at(self, layer: int, block: int) -> Images:
-        """What the layer of that number in file order, in that block, is to attend to."""
-        return Images(self.tokens, *self.weights[layer], self.strengths[block])
+        """What one layer, by its number in the file and its block, is to attend to."""
+        return Images(self.tokens, *self.pairs[layer], self.strengths[block])
 
 
 @contextmanager
 def image_prompts(unet: Any, rows: Sequence[Row], memory: Memory) -> Iterator[None]:
     """While it lasts the UNet attends to the rows' image prompts, in the blocks where some row's strength is not 0."""
-    count = len(rows[0].model.image_prompts)
-    slots = [slot for place in range(count) if (slot := _slot(unet, rows, place, memory)).used]
+    layers = cross_attentions(unet)
     before = []
     try:
-        for number, (block, attention) in enumerate(cross_attentions(unet) if slots else ()):
+        slots = _slots(layers, rows, memory)
+        for number, (block, attention) in enumerate(layers):
             if images := [slot.at(number, block) for slot in slots if block in slot.used]:
                 before.append((attention, attention.processor))
                 attention.set_processor(ImageAttention(images))
@@ -85,62 +93,67 @@ def image_prompts(unet: Any, rows: Sequence[Row], memory: Memory) -> Iterator[No
             attention.set_processor(processor)
 
 
-def cross_attentions(unet: Any) -> list[tuple[int, Any]]:
-    """The layers that attend to text, in the order of adapter files (down, up, middle), each with its block's number.
+def cross_attentions(unet: Any) -> list[Layer]:
+    """The UNet's attentions to text in the order of adapter files: down, up, middle.
 
-    Blocks are numbered as the UNet calls them: down, middle, up.
+    Their blocks, the spatial transformers, are numbered as the UNet calls them: down, middle, up.
     """
     parts = unet.down_blocks, [unet.mid_block], unet.up_blocks
     down, middle, up = ([each for block in part for each in getattr(block, "attentions", ())] for part in parts)
     called = {id(block): number for number, block in enumerate(down + middle + up)}
-    return [(called[id(block)], layer.attn2) for block in down + up + middle for layer in block.transformer_blocks]
+    return [Layer(called[id(block)], each.attn2) for block in down + up + middle for each in block.transformer_blocks]
 
 
-def _slot(unet: Any, rows: Sequence[Row], place: int, memory: Memory) -> Slot:
-    prompts = [row.model.image_prompts[place] for row in rows]
-    tokens = [prompt.negative if row.negative else prompt.tokens for row, prompt in zip(rows, prompts, strict=True)]
-    scales = [_scales(row, prompt) for row, prompt in zip(rows, prompts, strict=True)]
-    layers = cross_attentions(unet)
-    by_block = torch.tensor(scales, dtype=memory.dtype, device=memory.device).T[:, :, None, None]
-    return Slot(
-        _weights_for(unet, layers, prompts[0].adapter, rows[0].model.checkpoint.weights, memory),
-        torch.stack([torch.tensor(each) for each in tokens]).to(memory.device, memory.dtype),
-        by_block,
-        frozenset(block for block, strengths in enumerate(zip(*scales, strict=True)) if any(strengths)),
-    )
+def _slots(layers: Sequence[Layer], rows: Sequence[Row], memory: Memory) -> list[Slot]:
+    """The places of the stack that some row listens to."""
+    places = range(len(rows[0].model.image_prompts))
+    strengths = [[_strengths(row, place) for row in rows] for place in places]
+    return [_slot(layers, rows, place, strengths[place], memory) for place in places if any(map(any, strengths[place]))]
 
 
-def _scales(row: Row, prompt: ImagePrompt) -> tuple[float, ...]:
+def _strengths(row: Row, place: int) -> tuple[float, ...]:
+    prompt = row.model.image_prompts[place]
     return prompt.scales if row.active(prompt) else (0.0,) * len(prompt.scales)
 
 
-def _weights_for(
-    unet: Any, layers: Sequence[tuple[int, Any]], adapter: Weights, checkpoint: Weights, memory: Memory
-) -> list[tuple[Tensor, Tensor]]:
-    pairs = memory.get(("ip_adapter", adapter.digest), lambda: _load_pairs(adapter, memory))
+def _slot(
+    layers: Sequence[Layer], rows: Sequence[Row], place: int, strengths: Sequence[Sequence[float]], memory: Memory
+) -> Slot:
+    prompts = [row.model.image_prompts[place] for row in rows]
+    tokens = [prompt.negative if row.negative else prompt.tokens for row, prompt in zip(rows, prompts, strict=True)]
+    by_block = torch.tensor(strengths, device=memory.device, dtype=memory.dtype).T[:, :, None, None]
+    return Slot(
+        _pairs(layers, prompts[0].adapter, rows[0].model.checkpoint.weights, memory),
+        torch.stack([torch.tensor(each) for each in tokens]).to(memory.device, memory.dtype),
+        by_block,
+        frozenset(block for block, each in enumerate(zip(*strengths, strict=True)) if any(each)),
+    )
+
+
+def _pairs(layers: Sequence[Layer], adapter: Weights, checkpoint: Weights, memory: Memory) -> list[Pair]:
+    """Key and value weights of every layer, loaded once for an adapter; refused if they are not this UNet's."""
+    pairs = memory.get(("ip_adapter", adapter.digest), lambda: _load(adapter, memory))
     wanted = [(attention.inner_kv_dim, attention.cross_attention_dim) for _, attention in layers]
     if [tuple(key.shape) for key, _ in pairs] != wanted:
         raise WeightsError(_misfit(adapter, checkpoint, pairs, wanted))
     return pairs
 
 
-def _load_pairs(adapter: Weights, memory: Memory) -> list[tuple[Tensor, Tensor]]:
+def _load(adapter: Weights, memory: Memory) -> list[Pair]:
     tensors = read(adapter, "ip_adapter.", memory)
     numbers = sorted({int(name.split(".")[0]) for name in tensors})
     return [(tensors[f"{number}.to_k_ip.weight"], tensors[f"{number}.to_v_ip.weight"]) for number in numbers]
 
 
-def _misfit(adapter: Weights, checkpoint: Weights, pairs: Sequence[tuple[Tensor, Tensor]], wanted: Any) -> str:
+def _misfit(adapter: Weights, checkpoint: Weights, pairs: Sequence[Pair], wanted: Sequence[tuple[int, int]]) -> str:
     file, base = files.locate(adapter.path).name, files.locate(checkpoint.path).name
-    found, context = int(pairs[0][0].shape[1]), int(wanted[0][1])
-    if found != context:
-        return (
-            f"ip_adapter={file!r} has image tokens of width {found}{_family(found)}, but the checkpoint {base!r} attends "
-            f"to tokens of width {context}{_family(context)}; give an adapter made for that kind of checkpoint."
-        )
+    found, context = pairs[0][0].shape[1], wanted[0][1]
+    if found == context:
+        what = f"weights for {len(pairs)} attention layers that are not those of {base!r}, which has {len(wanted)}"
+    else:
+        what = f"image tokens of width {found}{_family(found)}, but {base!r} reads {context}{_family(context)}"
     return (
-        f"ip_adapter={file!r} has weights for {len(pairs)} layers that are not those of the checkpoint {base!r}, which "
-        f"has {len(wanted)}; give an adapter made for that kind of checkpoint."
+        f"ip_adapter={file!r} does not fit the checkpoint: it has {what}; give an adapter for that kind of checkpoint."
     )
 
 

@@ -59,7 +59,7 @@ def _features(encoder: Any, to_tokens: Projection | Resampler, pixels: Tensor) -
 
 
 def _absent(encoder: Any, to_tokens: Projection | Resampler) -> Tensor:
-    """Features for the unconditional half, as IPAdapter_plus makes them: those of a black picture, or zeros if plain."""
+    """Features for the unconditional half, as in IPAdapter_plus: of a black picture for plus, zeros for plain."""
     size = encoder.config.image_size
     black = preprocess(torch.zeros(size, size, 3, dtype=torch.uint8).numpy(), size)[None]
     features = _features(encoder, to_tokens, black)
@@ -71,7 +71,7 @@ def _floats(tokens: Tensor) -> Floats:
 
 
 def _load_encoder(encoder: Weights, memory: Memory) -> Any:
-    from transformers.models.clip.modeling_clip import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     folder = files.locate(encoder.path)
     config, weights = folder / "config.json", folder / "model.safetensors"
@@ -102,8 +102,8 @@ def _check_fit(call: EmbedImage, encoder: Any, to_tokens: Projection | Resampler
     if made != to_tokens.width:
         raise WeightsError(
             f"image_encoder={files.locate(call.encoder.path).name!r} makes features of width {made}, but "
-            f"ip_adapter={files.locate(call.adapter.path).name!r} reads {to_tokens.width}; give the encoder it was trained with "
-            "(files named vit-h: CLIP ViT-H, ip-adapter_sdxl: CLIP ViT-bigG)."
+            f"ip_adapter={files.locate(call.adapter.path).name!r} reads {to_tokens.width}; "
+            "give the encoder it was trained with (files named vit-h: CLIP ViT-H, ip-adapter_sdxl: CLIP ViT-bigG)."
         )
 
 

@@ -50,7 +50,7 @@ class PerceiverAttention(nn.Module):
 
 
 class Resampler(nn.Module):
-    """The plus type: features of CLIP's patches ``[B, N, E]``, read by learned queries, as tokens ``[B, T, channels]``."""
+    """The plus type: CLIP's patch features ``[B, N, E]``, read by learned queries, as tokens ``[B, T, channels]``."""
 
     def __init__(
         self, embedding: int, tokens: int, width: int, inner: int, hidden: int, depth: int, channels: int
@@ -69,7 +69,8 @@ class Resampler(nn.Module):
         """Patch features ``[B, N, E]`` to tokens ``[B, T, channels]``."""
         features = self.proj_in(features)
         latents: Tensor = self.latents.expand(len(features), -1, -1)
-        for attention, feed_forward in self.layers:  # type: ignore[misc]
+        for layer in self.layers:
+            attention, feed_forward = layer.children()
             latents = latents + attention(features, latents)
             latents = latents + feed_forward(latents)
         tokens: Tensor = self.norm_out(self.proj_out(latents))

@@ -1,48 +1,60 @@
-"""Named ways to spread one image-prompt strength over SDXL's eleven spatial transformers (names of IPAdapter_plus)."""
+"""Named ways to spread one image-prompt strength over SDXL's eleven spatial transformers (names of IPAdapter_plus).
+
+Blocks are numbered as the UNet calls them: 0-3 on the way down, 4 the middle, 5-10 on the way up.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from claygraph.errors import check_choice
 
-Shape: TypeAlias = Callable[[int, float, float], float]
-"""``shape(block, weight, composition)`` is the strength of one block."""
-
 BLOCKS = 11
-COMPOSITION, MIDDLE, STYLE = 3, 4, 6
+COMPOSITION, STYLE = 3, 6
 
 
-def _ramp(share: float) -> float:
-    return 0.05 + 0.95 * share
+def _ramp(shares: list[float]) -> tuple[float, ...]:
+    return tuple(0.05 + 0.95 * share for share in shares)
 
 
-def _centred(block: int) -> float:
-    return 1 - abs(block - BLOCKS / 2) / (BLOCKS / 2)
+def _parts(down: float, middle: float, up: float) -> tuple[float, ...]:
+    return (down,) * 4 + (middle,) + (up,) * 6
 
 
-WEIGHT_TYPES: Mapping[str, Shape] = {
-    "linear": lambda block, weight, composition: weight,
-    "ease in": lambda block, weight, composition: weight * _ramp(1 - block / BLOCKS),
-    "ease out": lambda block, weight, composition: weight * _ramp(block / BLOCKS),
-    "ease in-out": lambda block, weight, composition: weight * _ramp(_centred(block)),
-    "reverse in-out": lambda block, weight, composition: weight * _ramp(1 - _centred(block)),
-    "weak input": lambda block, weight, composition: weight * (0.2 if block < MIDDLE else 1),
-    "weak output": lambda block, weight, composition: weight * (0.2 if block > MIDDLE else 1),
-    "weak middle": lambda block, weight, composition: weight * (0.2 if block == MIDDLE else 1),
-    "strong middle": lambda block, weight, composition: weight * (1 if block == MIDDLE else 0.2),
-    "style transfer": lambda block, weight, composition: weight if block == STYLE else 0,
-    "composition": lambda block, weight, composition: weight if block == COMPOSITION else 0,
-    "strong style transfer": lambda block, weight, composition: 0 if block == COMPOSITION else weight,
-    "style and composition": lambda block, weight, composition: {COMPOSITION: composition, STYLE: weight}.get(block, 0),
-    "strong style and composition": lambda block, weight, composition: composition if block == COMPOSITION else weight,
+def _only(chosen: int) -> tuple[float, ...]:
+    return tuple(float(block == chosen) for block in range(BLOCKS))
+
+
+_RISING = [block / BLOCKS for block in range(BLOCKS)]
+_CENTRED = [1 - abs(2 * share - 1) for share in _RISING]
+_NO_COMPOSITION = tuple(1 - share for share in _only(COMPOSITION))
+
+WEIGHT_TYPES: Mapping[str, tuple[float, ...]] = {
+    "linear": _parts(1, 1, 1),
+    "ease in": _ramp([1 - share for share in _RISING]),
+    "ease out": _ramp(_RISING),
+    "ease in-out": _ramp(_CENTRED),
+    "reverse in-out": _ramp([1 - share for share in _CENTRED]),
+    "weak input": _parts(0.2, 1, 1),
+    "weak output": _parts(1, 1, 0.2),
+    "weak middle": _parts(1, 0.2, 1),
+    "strong middle": _parts(0.2, 1, 0.2),
+    "style transfer": _only(STYLE),
+    "composition": _only(COMPOSITION),
+    "strong style transfer": _NO_COMPOSITION,
+    "style and composition": _only(STYLE),
+    "strong style and composition": _NO_COMPOSITION,
 }
-"""Strength of a block, in the order the UNet calls them: 0-3 on the way down, 4 the middle, 5-10 on the way up."""
+"""The share of the strength each block gets."""
+
+WITH_COMPOSITION = ("style and composition", "strong style and composition")
+"""The types whose block 3 has a strength of its own."""
 
 
 def block_scales(weight_type: str, weight: float, composition: float | None = None) -> tuple[float, ...]:
-    """The strength of each block; ``composition`` is that of block 3 in the two ``... and composition`` types, 1 if None."""
+    """The strength of each block; ``composition`` is block 3's in types ``WITH_COMPOSITION``, where None means 1."""
     check_choice("weight_type", weight_type, WEIGHT_TYPES)
-    shape = WEIGHT_TYPES[weight_type]
-    return tuple(float(shape(block, weight, 1.0 if composition is None else composition)) for block in range(BLOCKS))
+    scales = [weight * share for share in WEIGHT_TYPES[weight_type]]
+    if weight_type in WITH_COMPOSITION:
+        scales[COMPOSITION] = 1.0 if composition is None else float(composition)
+    return tuple(scales)

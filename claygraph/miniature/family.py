@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from torch import nn
 
@@ -28,6 +29,7 @@ class Base(nn.Module):
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.unet: UNet2DConditionModel = make_unet()
+        self.unet.set_attn_processor(AttnProcessor())  # trains a tenth faster on a CPU than the fused one
         self.text = TextEncoders(vocabulary)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 Group = tuple[Sequence[nn.Parameter], float]
-SAVE_EVERY = 90.0  # seconds
+SAVE_EVERY = 60.0  # seconds
 
 
 def device() -> torch.device:
@@ -41,17 +41,17 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
 
     def run(self, loss_of: Callable[[float], torch.Tensor], minutes: float, max_steps: int | None = None) -> None:
-        """Train until `minutes` (over all resumed runs) or `max_steps`, then put the averaged weights into the module.
+        """Train until `minutes` of this thread's time (over all resumed runs) or `max_steps`, then put the averaged weights into the module.
 
         `loss_of` gets the progress, 0..1, and draws its own batch.
         """
         self.resume()
         budget, recent = minutes * 60, list[float]()
-        begun = saved = time.monotonic()
+        begun = saved = time.thread_time()
         before = self.elapsed
         while self.elapsed < budget and (max_steps is None or self.step < max_steps):
             recent.append(self._update(loss_of, self.elapsed / budget))
-            now = time.monotonic()
+            now = time.thread_time()
             self.elapsed = before + now - begun
             if self.step % 100 == 0:
                 print(f"{self.file.stem} step {self.step} {self.elapsed:.0f}s loss {sum(recent) / len(recent):.4f}", flush=True)
