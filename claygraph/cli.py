@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from claygraph.composing import Command, compose_and_run
 from claygraph.errors import ClaygraphError, RequestError, nearest
 from claygraph.help import SUBCOMMANDS, help_text
-
-Command = Callable[[Sequence[Any]], int]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,7 +19,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = _command(arguments)
-        return _compose_and_run(command, arguments)
+        return compose_and_run(command, arguments)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:
@@ -41,40 +39,6 @@ def _command(arguments: list[str]) -> Command:
         close = nearest(name, SUBCOMMANDS)
         raise RequestError(f"'{name}' is neither a sub-command nor an override (KEY=VALUE){close}")
     return getattr(commands, name)  # type: ignore[no-any-return]
-
-
-def _compose_and_run(command: Command, arguments: list[str]) -> int:
-    """Let Hydra compose one config, or one for each job of ``-m``, and run the command on them."""
-    import hydra
-    from omegaconf import DictConfig
-
-    codes, failures = [0], list[Exception]()
-
-    @hydra.main(version_base="1.3", config_path="pkg://claygraph.conf", config_name="config")
-    def task(configs: Any) -> Any:
-        try:
-            codes.append(command([configs] if isinstance(configs, DictConfig) else configs))
-        except Exception as error:  # told below: Hydra would print it in its own way
-            failures.append(error)
-        return codes[-1]
-
-    full, program = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
-    os.environ["HYDRA_FULL_ERROR"], sys.argv = "1", [program[0], *arguments]  # errors come to us, not to sys.exit
-    try:
-        task()
-    finally:
-        sys.argv = program
-        _restore("HYDRA_FULL_ERROR", full)
-    if failures:
-        raise failures[0]
-    return max(codes)
-
-
-def _restore(variable: str, value: str | None) -> None:
-    if value is None:
-        del os.environ[variable]
-    else:
-        os.environ[variable] = value
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+MOST_NAMES = 20
+
 
 class ClaygraphError(Exception):
     """Base of every error that is explained in one sentence."""
@@ -47,8 +49,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = sorted({str(n) for n in names})
     close = get_close_matches(str(name), known, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known names: {', '.join(known)}." if known else "."
+        return f"; did you mean {close[0]!r}?"
+    more = ", ..." if len(known) > MOST_NAMES else ""
+    return f"; known names: {', '.join(known[:MOST_NAMES])}{more}." if known else "."
 
 
 def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
@@ -63,3 +66,10 @@ def check_range(setting: str, value: float, low: float, high: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         raise SettingError(f"{setting}={value!r} is out of range; give a number from {low:g} to {high:g}.")
+
+
+def check_whole(setting: str, value: float, low: int, high: int) -> None:
+    """Raise ``SettingError`` unless ``value`` is a whole number in ``[low, high]``."""
+    check_range(setting, value, low, high)
+    if not isinstance(value, int):
+        raise SettingError(f"{setting}={value!r} is no whole number; give one from {low} to {high}.")

@@ -20,7 +20,7 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle")
 def locate(path: str) -> Path:
     """The path a setting names; ``miniature:NAME`` is a file or folder of the bundled miniature."""
     bundled = path.removeprefix("miniature:")
-    return BUNDLED / bundled if bundled != path else Path(path).expanduser()
+    return BUNDLED / bundled if bundled != path else Path(os.path.expanduser(path))  # noqa: PTH111 - "~nobody" stays
 
 
 def digest(path: str | Path) -> str:
@@ -115,12 +115,10 @@ def write_new(folder: Path, name: str, suffix: str, content: bytes) -> Path:
 
 
 def _claim(part: Path, path: Path) -> bool:
-    """Give a finished file its name unless that is taken."""
+    """Give a finished file its name unless that is taken; atomic, also between processes."""
     try:
         path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: reserve the name, then move onto it
+    except OSError:  # the name is taken, or the file system has no hard links: reserve the name, then move onto it
         try:
             path.open("xb").close()
         except FileExistsError:

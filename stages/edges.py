@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from claygraph.errors import SettingError, check_range
+from claygraph.errors import check_range, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Image
 
@@ -24,9 +24,7 @@ class Edges(Stage):
     resolution: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_range("edges.resolution", self.resolution, 0, 4096)
-        if self.resolution % 1:
-            raise SettingError(f"edges.resolution={self.resolution!r} is no whole number of pixels.")
+        check_whole("edges.resolution", self.resolution, 0, 4096)
 
     @abstractmethod
     def detect(self, rgb: Bytes) -> Bytes:
@@ -37,7 +35,7 @@ class Edges(Stage):
 
         from claygraph.diffusion.detectors import resized
 
-        rgb = resized(photo.pixels, int(self.resolution)) if self.resolution else photo.pixels
+        rgb = resized(photo.pixels, self.resolution) if self.resolution else photo.pixels
         return Image(np.repeat(self.detect(rgb)[:, :, None], 3, axis=2), photo.name)
 
 

@@ -11,7 +11,7 @@ from math import log, sqrt
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from claygraph.errors import PictureError, SettingError, check_choice, check_range
+from claygraph.errors import PictureError, check_choice, check_whole
 from claygraph.files import locate
 from claygraph.stage import Stage
 from claygraph.values import Image
@@ -64,9 +64,7 @@ class Photo(Stage):
 
     def __post_init__(self) -> None:
         check_choice("photo.fit", self.fit, FITS)
-        check_range("photo.size", self.size, 16, 4096)
-        if self.size % 1:
-            raise SettingError(f"photo.size={self.size!r} is no whole number of pixels; give {round(self.size)}.")
+        check_whole("photo.size", self.size, 16, 4096)
 
     def files(self) -> Sequence[str]:
         return [str(_find(self.path))]

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from claygraph.diffusion.calls import EncodeText
-from claygraph.errors import check_range
+from claygraph.errors import check_whole
 from claygraph.stage import Stage
 from claygraph.values import Model, Prompt, Tags
 
@@ -25,7 +25,7 @@ class EncodePrompt(Stage):
     clip_skip: int = -2
 
     def __post_init__(self) -> None:
-        check_range("prompt.clip_skip", self.clip_skip, -24, -1)
+        check_whole("prompt.clip_skip", self.clip_skip, -24, -1)
 
     async def run(self, lora: Model, tagger: Tags | None = None) -> Prompt:
         tags = [escape(tag) for tag, _ in tagger.tags] if tagger else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.samplers import SAMPLERS
 from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
-from claygraph.errors import check_choice, check_range
+from claygraph.errors import check_choice, check_range, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Latent, Model, Prompt
 
@@ -34,10 +34,10 @@ class KSampler(Stage):
     def __post_init__(self) -> None:
         check_choice("sampler.sampler_name", self.sampler_name, SAMPLERS)
         check_choice("sampler.scheduler", self.scheduler, SCHEDULES)
-        check_range("sampler.steps", self.steps, 1, 1000)
+        check_whole("sampler.steps", self.steps, 1, 1000)
         check_range("sampler.cfg", self.cfg, 0, 100)
         check_range("sampler.denoise", self.denoise, 0, 1)
-        check_range("sampler.seed", self.seed, 0, 2**64 - 2)
+        check_whole("sampler.seed", self.seed, 0, 2**64 - 2)
 
     async def run(self, controlnet: Model, prompt: Prompt, encode: Latent) -> Latent:
         import torch

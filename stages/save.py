@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from itertools import count
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from claygraph.errors import PictureError
+from claygraph.files import write_new
 from claygraph.stage import Stage
 from claygraph.values import Image, Recipe, Saved
 
@@ -42,8 +41,7 @@ class Save(Stage):
         name = file_name(decode.name)
         try:
             folder = Path(self.folder).expanduser()
-            folder.mkdir(parents=True, exist_ok=True)
-            return Saved(str(_place(folder, name, decode, recipe)))
+            return Saved(str(write_new(folder, name, ".png", _png(decode, recipe))))
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or error
             raise PictureError(
@@ -87,27 +85,12 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _place(folder: Path, name: str, image: Image, recipe: Recipe | None) -> Path:
-    """Write the file under a name nobody looks for, then give it the first free one."""
-    part = folder / f".{uuid4().hex}.part"
-    try:
-        _write(part, image, recipe)
-        for number in count(1):
-            path = folder / (f"{name}-{number}.png" if number > 1 else f"{name}.png")
-            if _claim(part, path):
-                break
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _write(path: Path, image: Image, recipe: Recipe | None) -> None:
+def _png(image: Image, recipe: Recipe | None) -> bytes:
     from PIL import Image as Pillow
 
-    with path.open("xb") as file:
-        Pillow.fromarray(image.pixels).save(file, "PNG", pnginfo=_metadata(recipe))
-        file.flush()
-        os.fsync(file.fileno())
+    content = BytesIO()
+    Pillow.fromarray(image.pixels).save(content, "PNG", pnginfo=_metadata(recipe))
+    return content.getvalue()
 
 
 def _metadata(recipe: Recipe | None) -> PngInfo:
@@ -118,18 +101,3 @@ def _metadata(recipe: Recipe | None) -> PngInfo:
         info.add_text(CONFIG, recipe.config)
         info.add_text(VERSIONS, json.dumps(dict(recipe.versions)))
     return info
-
-
-def _claim(part: Path, path: Path) -> bool:
-    """Give a finished file its name unless that is taken; atomic, also between processes."""
-    try:
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: reserve the name, then move onto it
-        try:
-            path.open("xb").close()
-        except FileExistsError:
-            return False
-        part.replace(path)
-    return True

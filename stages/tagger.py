@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claygraph.diffusion.calls import ReadTags
-from claygraph.errors import SettingError, WeightsError, check_range
+from claygraph.errors import WeightsError, check_range, check_whole
 from claygraph.files import locate, weights
 from claygraph.stage import Stage
 from claygraph.values import Image, Tags
@@ -38,9 +38,7 @@ class Tagger(Stage):
     def __post_init__(self) -> None:
         check_range("tagger.threshold", self.threshold, 0, 1)
         check_range("tagger.character_threshold", self.character_threshold, 0, 1)
-        check_range("tagger.max_tags", self.max_tags, 0, 100_000)
-        if self.max_tags % 1:
-            raise SettingError(f"tagger.max_tags={self.max_tags!r} is no whole number.")
+        check_whole("tagger.max_tags", self.max_tags, 0, 100_000)
 
     def files(self) -> Sequence[str]:
         from claygraph.diffusion.wd14 import LABELS, MODEL

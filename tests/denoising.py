@@ -60,13 +60,14 @@ def floats(seed: int, *shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def conditioning(seed: int, tokens: int) -> Conditioning:
+    """A random encoded prompt."""
+    return Conditioning(floats(seed, tokens, CONTEXT), floats(seed + 1, POOLED))
+
+
 def prompt(seed: int = 0, positive: int = 77, negative: int = 77) -> Prompt:
     """A prompt whose halves have that many tokens."""
-    first, second = (
-        Conditioning(floats(seed + 10 * length, length, CONTEXT), floats(seed + 11 * length, POOLED))
-        for length in (positive, negative)
-    )
-    return Prompt(first, second)
+    return Prompt(conditioning(seed + 100, positive), conditioning(seed + 200, negative))
 
 
 def call(sigma: float = 2.0, cfg: float = 2.0, seed: int = 0, size: tuple[int, int] = (8, 8), **model: Any) -> Denoise:

@@ -6,10 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from claygraph.stages.edges import Canny, DifferenceOfGaussians, Edges, LaplacianOfGaussian, Scharr
 from numpy.typing import NDArray
 
 from claygraph.errors import SettingError
+from claygraph.stages.edges import Canny, DifferenceOfGaussians, Edges, LaplacianOfGaussian, Scharr
 from claygraph.values import Image
 from tests.pictures import noise, square
 
@@ -24,7 +24,7 @@ def row(edges: Edges, image: Image | None = None) -> list[int]:
 
 def step(level: int) -> Image:
     """64 x 64 pixels, black on the left and ``level`` on the right."""
-    return Image(np.repeat(np.repeat(np.uint8([0, level]), 32)[None, :, None], 64, 0).repeat(3, 2))
+    return Image(np.repeat(np.repeat(np.array([0, level], np.uint8), 32)[None, :, None], 64, 0).repeat(3, 2))
 
 
 def whites(hint: NDArray[Any]) -> int:

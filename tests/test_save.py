@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from claygraph.stages.photo import Photo
-from claygraph.stages.save import Save, file_name, read_recipe
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from claygraph.errors import PictureError
+from claygraph.stages.photo import Photo
+from claygraph.stages.save import Save, file_name, read_recipe
 from claygraph.values import Image, Recipe
 from tests.pictures import RGB, chunk, hostile, noise, png
 
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 def text_of(path: str | Path) -> dict[str, str]:
     with Pillow.open(path) as image:
         image.load()
-        return dict(image.info)
+        return {str(key): str(value) for key, value in image.info.items()}
 
 
 def test_pixels_come_back_as_they_were(tmp_path: Path) -> None:
@@ -155,6 +155,12 @@ def carrying(path: Path, text: str) -> Path:
 def test_metadata_that_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(PictureError, match="carries no claygraph recipe"):
         read_recipe(carrying(tmp_path / "a.png", text))
+
+
+def test_a_recipe_of_megabytes_is_refused(tmp_path: Path) -> None:
+    text = chunk(b"tEXt", b'claygraph\0{"a": "' + b"x" * 1_000_000 + b'"}')
+    with pytest.raises(PictureError, match="carries no claygraph recipe"):
+        read_recipe(png(tmp_path / "a.png", (1, 1), 8, RGB, b"", text))
 
 
 def test_metadata_that_unpacks_to_megabytes_is_refused(tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ def test_a_short_segment_moves_whole_to_the_next_row() -> None:
 
 
 def models(folder: Path) -> tuple[Any, Any]:
-    first = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float()
-    return first, CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2").float()
+    first: Any = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+    second: Any = CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2")
+    return first.float(), second.float()
 
 
 def expected(folder: Path, ids: list[int], layer: int = -2) -> Conditioning:
@@ -171,9 +172,10 @@ def test_a_lora_of_strength_0_changes_nothing(checkpoint: Checkpoint, lora: Weig
     assert np.abs(used.hidden - without.hidden).max() > 0.1
 
 
-def test_equal_rows_are_computed_once(checkpoint: Checkpoint, memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_rows_are_computed_once(checkpoint: Checkpoint, memory: Memory) -> None:
     seen: list[int] = []
-    encoders = memory.get(("text_encoders", checkpoint.weights, checkpoint.config), lambda: None)
+    encode([EncodeText(checkpoint, (), "load")], memory)
+    encoders: Any = memory.get(("text_encoders", checkpoint.weights, checkpoint.config), lambda: None)
     handle = encoders[0].register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
     )

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ def components(dims: Dims = SMALL, seed: int = 0) -> dict[str, Tensors]:
     return {name: draw(part, seed + number) for number, (name, part) in enumerate(shapes(dims).items())}
 
 
+@cache
 def shapes(dims: Dims = SMALL) -> dict[str, Shapes]:
     """Names and shapes of the weights of every component."""
     return {

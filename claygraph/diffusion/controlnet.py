@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FIT = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
 
+SIZE_EMBEDDING = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
+"""SDXL's part of the original names, which diffusers' converter leaves out."""
+
 
 def residuals(unet: Any, rows: Sequence[Row], inputs: dict[str, Any], memory: Memory) -> dict[str, Any]:
     """The UNet's extra arguments: the sum of what all controls add, or nothing where none has a strength.
@@ -153,4 +156,9 @@ def _diffusers_names(file: str, tensors: dict[str, Tensor], network: Any) -> dic
     if not any(name.endswith(("controlnet_mid_block.weight", "middle_block_out.0.weight")) for name in tensors):
         kind = "a Control-LoRA, which is not supported" if "lora_controlnet" in tensors else "not a ControlNet"
         raise WeightsError(f"controlnet={file!r} is {kind}; give a ControlNet for SDXL.")
-    return dict(convert_controlnet_checkpoint(tensors, network.config))
+    converted = convert_controlnet_checkpoint(tensors, network.config)
+    for name, tensor in tensors.items():
+        stem, _, kind = name.removeprefix("control_model.").rpartition(".")
+        if stem in SIZE_EMBEDDING:
+            converted[f"{SIZE_EMBEDDING[stem]}.{kind}"] = tensor
+    return dict(converted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -111,16 +110,21 @@ def below(names: Mapping[str, Any], *prefixes: str) -> dict[str, Any]:
 
 def shapes(path: Path) -> Shapes:
     """Names and shapes of the tensors of a safetensors file."""
-    return _read(path, path.stat())[0]
+    return _read(path, _stamp(path))[0]
 
 
 def metadata(path: Path) -> dict[str, str]:
     """The ``__metadata__`` of a safetensors file's header."""
-    return _read(path, path.stat())[1]
+    return _read(path, _stamp(path))[1]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=64)
-def _read(path: Path, status: os.stat_result) -> tuple[Shapes, dict[str, str]]:
+def _read(path: Path, stamp: tuple[int, int]) -> tuple[Shapes, dict[str, str]]:
     if path.is_dir():
         raise WeightsError(f"{path.name!r} is a folder; give the .safetensors file in it.")
     header: dict[str, Any] = dict(files.header("weights", path))
@@ -128,8 +132,8 @@ def _read(path: Path, status: os.stat_result) -> tuple[Shapes, dict[str, str]]:
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
-    if start + end > status.st_size:
-        missing = start + end - status.st_size
+    if start + end > stamp[0]:
+        missing = start + end - stamp[0]
         raise WeightsError(f"{path.name!r} is cut short by {missing} of {start + end} bytes; fetch it again.")
     return {name: tuple(entry["shape"]) for name, entry in header.items()}, notes
 

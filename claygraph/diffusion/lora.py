@@ -86,18 +86,18 @@ def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) ->
 def _matching(module: torch.nn.Module, part: str, path: Path, device: torch.device) -> dict[str, Pair]:
     """The file's pairs for this component by the module's own layer names."""
     known = spellings(part, [name for name, layer in module.named_modules() if isinstance(layer, Layer)])
-    pairs = {known[layer]: pair for layer, pair in lora_files.load(path, part, device).items() if layer in known}
+    pairs = {layer: pair for layer, pair in lora_files.load(path, part, device).items() if layer in known}
     found = lora_files.layers(path)
-    total = sum(len(names) for name, names in found.items() if name)
-    missed = [*(layer for layer in found[part] if layer not in known), *(found[""] if part == "unet" else ())]
-    if not total or (missed and not pairs):
+    none = not any(found[name] for name in lora_files.PREFIXES)
+    missed = [layer for layer in {**found[part], **(found[""] if part == "unet" or none else {})} if layer not in pairs]
+    if none or (found[part] and not pairs):
         raise WeightsError(
             f"lora {path.name!r} fits no layer of this checkpoint's {part}: none of its {len(missed)} layers is known, "
             f"such as {next(iter(missed), None)!r}; give an SDXL LoRA in kohya's, diffusers' or peft's layout."
         )
     if missed:
         log.warning("lora %r: %d layers match none of the checkpoint's %s.", path.name, len(missed), part)
-    return pairs
+    return {known[layer]: pair for layer, pair in pairs.items()}
 
 
 def set_strengths(module: torch.nn.Module, rows: Sequence[Mapping[str, float]]) -> None:
@@ -133,7 +133,8 @@ def _put(module: torch.nn.Module, name: str, pair: Pair, digest: str, stack: Sta
     if name not in stack.updates:
         layer.lora = stack.updates[name] = Update(layer, stack)
     update = stack.updates[name]
-    for table, tensor in ((update.down, down), (update.up, up.float() * pair.scale)):
+    scaled = up.to(torch.promote_types(layer.weight.dtype, torch.float32)) * pair.scale
+    for table, tensor in ((update.down, down), (update.up, scaled)):
         moved = tensor.to(layer.weight.device, layer.weight.dtype).contiguous()
         table[digest] = torch.nn.Parameter(moved, requires_grad=False)
 

@@ -48,18 +48,19 @@ def labels(path: str | Path) -> list[Label]:
 
 
 def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
-    """One float32 probability per label for each call, in one pass where the model takes more than one picture.
+    """One float32 probability per label for each call, in one pass unless the model has a batch size of its own.
 
     Raises:
-        WeightsError: the model cannot be loaded, or is not of the WD14 shape.
+        WeightsError: the model cannot be loaded or run, or is not of the WD14 shape.
     """
     path = Path(calls[0].tagger.path) / MODEL
     session = memory.get(("wd14", calls[0].tagger), lambda: _session(path, memory))
-    rows, side = _input_shape(session, path)
+    fixed, side = _input_shape(session, path)
     pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
-    step = rows or len(pixels)
-    found = [_run(session, pixels[start : start + step]) for start in range(0, len(pixels), step)]
-    return list(np.concatenate(found))
+    rows = fixed or len(pixels)
+    filled = np.concatenate([pixels, np.zeros((-len(pixels) % rows, *pixels.shape[1:]), np.float32)])
+    found = [_run(session, filled[start : start + rows], path) for start in range(0, len(filled), rows)]
+    return list(np.concatenate(found)[: len(calls)])
 
 
 def prepare(pixels: Bytes, side: int) -> Floats:
@@ -76,13 +77,23 @@ def prepare(pixels: Bytes, side: int) -> Floats:
     return square
 
 
-def _run(session: Any, pixels: Floats) -> Floats:
-    (found,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: pixels})
+def _run(session: Any, pixels: Floats, path: Path) -> Floats:
+    try:
+        (found,) = session.run([session.get_outputs()[0].name], {session.get_inputs()[0].name: pixels})
+    except Exception as error:  # onnxruntime's own exceptions have no common base
+        if "Failed to allocate memory" in str(error):
+            from torch import OutOfMemoryError
+
+            raise OutOfMemoryError(str(error)) from error
+        raise WeightsError(
+            f"{str(path)!r} fails on a batch of {len(pixels)}; export it with a free batch size or get another "
+            f"({str(error).splitlines()[0][:300]})."
+        ) from error
     return np.asarray(found, np.float32)
 
 
 def _input_shape(session: Any, path: Path) -> tuple[int | None, int]:
-    """How many pictures the model takes at once (None for any number), and their side in pixels."""
+    """How many pictures the model always takes (None for any number), and their side in pixels."""
     shape = session.get_inputs()[0].shape
     if len(shape) != 4 or shape[3] != 3 or not isinstance(shape[1], int) or shape[1] != shape[2]:
         raise WeightsError(f"{str(path)!r} takes {shape}, but a WD14 tagger takes [batch, side, side, 3]; get another.")
@@ -93,7 +104,7 @@ def _session(path: Path, memory: Memory) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and need not be printed as well
     gpu = memory.device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers()
     cuda = ("CUDAExecutionProvider", {"device_id": memory.device.index or 0, "use_tf32": 0})
     providers = [cuda, "CPUExecutionProvider"] if gpu else ["CPUExecutionProvider"]

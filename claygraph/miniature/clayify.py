@@ -28,7 +28,7 @@ def clayify(picture: Pixels, seed: int = 0, lumps: float = 1.0) -> Pixels:
     smooth = _simplify(picture)
     distance = _crease_distance(smooth)
     height = _relief(distance, smooth) + lumps * _lumps(np.random.default_rng(seed), *distance.shape)
-    return _shade(_albedo(smooth), cv2.GaussianBlur(height, (0, 0), 1.0), distance)
+    return _shade(_albedo(smooth), np.asarray(cv2.GaussianBlur(height, (0, 0), 1.0), np.float32), distance)
 
 
 def _simplify(picture: Pixels) -> Pixels:
@@ -86,7 +86,8 @@ def _albedo(smooth: Pixels) -> Plane:
     """Plasticine colours in 0..1: more saturated, no deep black, no glaring white."""
     hsv = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV).astype(np.float32) / (180, 255, 255)
     saturation, value = hsv[..., 1], hsv[..., 2]
-    hsv[..., 1] = np.clip(saturation + 0.6 * saturation**0.75 * (1 - saturation) * np.clip(value * 2.5, 0, 1), 0, 0.9)
+    gain = 0.6 * saturation**0.75 * (1 - saturation) * np.clip(value * 2.5, 0, 1)
+    hsv[..., 1] = np.clip(saturation + gain, 0, 0.9)
     hsv[..., 2] = 0.17 + 0.79 * value**0.85
     hsv[..., 0] *= 360
     return np.asarray(cv2.cvtColor(hsv.astype(np.float32), cv2.COLOR_HSV2RGB), np.float32)

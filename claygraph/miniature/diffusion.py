@@ -123,27 +123,24 @@ class Latents:
         fitting = [s for s in self.sets if s.fits(height, width)]
         sizes = np.array([len(s.picture) for s in fitting], float)
         chosen = fitting[int(self.random.choice(len(fitting), p=sizes / sizes.sum()))]
-        rows = [self._crop(chosen, height, width) for _ in range(count)]
+        chosen_rows = self.random.integers(len(chosen.picture), size=count)
+        rows = [self._crop(chosen, int(i), height, width) for i in chosen_rows]
         place = device()
-        pictures, clays, hints = (torch.stack([r[k] for r in rows]).float().to(place) for k in range(3))
-        pixels = torch.stack([r[3] for r in rows]).float().to(place) / 255
-        prompts = ["" if self.random.random() < dropped else self._prompt(chosen.tags[r[4]]) for r in rows]
-        return Batch(pictures, clays, hints, pixels, prompts)
+        pictures, clays, hints, pixels = (torch.stack(part).float().to(place) for part in zip(*rows, strict=True))
+        prompts = ["" if self.random.random() < dropped else self._prompt(chosen.tags[i]) for i in chosen_rows]
+        return Batch(pictures, clays, hints, pixels / 255, prompts)
 
-    def _crop(
-        self, chosen: LatentSet, height: int, width: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
-        index = int(self.random.integers(len(chosen.picture)))
+    def _crop(self, chosen: LatentSet, index: int, height: int, width: int) -> tuple[torch.Tensor, ...]:
         top = int(self.random.integers(chosen.picture.shape[2] - height + 1))
         left = int(self.random.integers(chosen.picture.shape[3] - width + 1))
         window = (slice(None), slice(top, top + height), slice(left, left + width))
         picture = chosen.picture[index][window]
         if chosen.clay is None or chosen.hint is None:
-            return picture, torch.zeros(0), torch.zeros(0), torch.zeros(0), index
+            return picture, torch.zeros(0), torch.zeros(0), torch.zeros(0)
         bits = chosen.hint[index, 8 * top : 8 * (top + height), left : left + width]
         hint = torch.from_numpy(np.unpackbits(bits, axis=1)).expand(3, -1, -1)
         pixels = chosen.pixels[index, 4 * top : 4 * (top + height), 4 * left : 4 * (left + width)]
-        return picture, chosen.clay[index][window], hint, torch.from_numpy(pixels).permute(2, 0, 1), index
+        return picture, chosen.clay[index][window], hint, torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _prompt(self, tags: list[str]) -> str:
         """The style first, then a random part of the other tags in random order."""

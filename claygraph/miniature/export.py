@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from claygraph.miniature import family, names
 from claygraph.miniature.image_encoder import PROCESSOR, load_image_encoder
 from claygraph.miniature.ip_adapter import ip_tensors, load_ip_adapter
 from claygraph.miniature.networks import BOS, EOS, SCHEDULER, VOCABULARY
+from claygraph.miniature.sample_photos import write_photos
 from claygraph.miniature.tagger_networks import SIDE, make_tagger
 from claygraph.miniature.train_taggers import NAMES, TAGS, selected_tags
 from claygraph.miniature.training import load_average
@@ -35,6 +35,7 @@ def export(work: Path, weights: Path) -> None:
     _ip_adapter(work, weights / "ip_adapter")
     for name in NAMES:
         _tagger(work, name, weights / "tagger" / name)
+    write_photos(work, weights / "photos")
     print(f"export: {sum(f.stat().st_size for f in weights.rglob('*') if f.is_file()) / 1e6:.1f} MB")
 
 
@@ -42,7 +43,8 @@ def checkpoint_tensors(base: family.Base, vae: nn.Module) -> Tensors:
     """The single file's tensors: UNet, both text encoders, autoencoder, and the v-prediction marker."""
     vocabulary = base.text.vocabulary
     first, second = base.text.first.state_dict(), base.text.second.state_dict()
-    for state, key in ((first, "embeddings.token_embedding.weight"), (second, "text_model.embeddings.token_embedding.weight")):
+    table = "embeddings.token_embedding.weight"
+    for state, key in ((first, table), (second, f"text_model.{table}")):
         state[key] = vocabulary.expand(state[key])
     levels = len(vae.config.block_out_channels)  # type: ignore[union-attr, arg-type]
     parts: dict[str, Tensors] = {
@@ -62,7 +64,7 @@ def component_configs(base: family.Base, vae: Any) -> dict[str, Any]:
     return {
         "unet": dict(base.unet.config),
         "vae": dict(vae.config),
-        **{n: e.config.to_dict() | real | {"dtype": "float16"} for n, e in texts.items()},
+        **{n: e.config.to_dict() | real for n, e in texts.items()},
         "scheduler": {"_class_name": "EulerDiscreteScheduler", **SCHEDULER},
     }
 
@@ -117,7 +119,7 @@ def _tagger(work: Path, name: str, folder: Path) -> None:
     part = folder / "selected_tags.csv.part"
     with part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-    os.replace(part, folder / "selected_tags.csv")
+    part.replace(folder / "selected_tags.csv")
 
 
 def write_onnx(tagger: nn.Module, file: Path) -> None:
@@ -136,7 +138,7 @@ def write_onnx(tagger: nn.Module, file: Path) -> None:
     _store_half(model.graph)
     onnx.checker.check_model(model)
     onnx.save(model, str(part))
-    os.replace(part, file)
+    part.replace(file)
 
 
 def _store_half(graph: Any) -> None:
@@ -157,10 +159,10 @@ def _save(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, s
     part = file.with_suffix(".part")
     save_file({n: t.detach().half().contiguous() for n, t in tensors.items()}, part, metadata)
     part.chmod(0o644)
-    os.replace(part, file)
+    part.replace(file)
 
 
 def _write(file: Path, text: str) -> None:
     part = file.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, file)
+    part.replace(file)

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from torch import nn
 
-from claygraph.miniature.networks import make_controlnet, make_unet
+from claygraph.miniature.networks import ControlNet, Unet, Vae, make_controlnet, make_unet
 from claygraph.miniature.text import TextEncoders, Vocabulary
 from claygraph.miniature.train_vae import load_vae
 from claygraph.miniature.training import load_average
@@ -28,7 +27,7 @@ class Base(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         super().__init__()
-        self.unet: UNet2DConditionModel = make_unet()
+        self.unet: Unet = make_unet()
         self.unet.set_attn_processor(AttnProcessor())  # trains a tenth faster on a CPU than the fused one
         self.text = TextEncoders(vocabulary)
 
@@ -54,7 +53,7 @@ def load_base(work: Path) -> Base:
     return base.eval()
 
 
-def load_controlnet(work: Path, base: Base) -> ControlNetModel:
+def load_controlnet(work: Path, base: Base) -> ControlNet:
     """The trained ControlNet."""
     controlnet = make_controlnet(base.unet)
     if (file := work / "checkpoints/controlnet.safetensors").exists():
@@ -84,7 +83,7 @@ def _config(rank: int, targets: list[str]) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
 
 
-def fold_latents(vae: AutoencoderKL, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+def fold_latents(vae: Vae, mean: torch.Tensor, deviation: torch.Tensor) -> None:
     """Shift and scale the latent space through the two 1x1 convolutions around it.
 
     `mean`, `deviation` [4] are those of the latents before; after, mean is 0 and deviation 1 / scaling_factor.
@@ -99,7 +98,7 @@ def fold_latents(vae: AutoencoderKL, mean: torch.Tensor, deviation: torch.Tensor
         leave.weight *= size.view(1, 4, 1, 1)
 
 
-def final_vae(work: Path) -> AutoencoderKL:
+def final_vae(work: Path) -> Vae:
     """The trained autoencoder with normalised latents."""
     vae = load_vae(work)
     if (file := work / "latents/statistics.json").exists():

@@ -1,20 +1,23 @@
 """The IP-Adapter's image encoder: a small CLIP vision model whose embedding holds colours, layout and subject.
 
-It learns by reading a picture's tags and 4x4 colour layout off its projected embedding; those read-outs are thrown away.
+It learns by reading a picture's tags and 4x4 colour layout off its embedding; those read-outs are thrown away.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from claygraph.miniature.networks import ImageEncoder
 from claygraph.miniature.train_taggers import TAGS, Examples
-from claygraph.miniature.training import Trainer, device
+from claygraph.miniature.training import Trainer, device, load_average
 
 SIDE = 64
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -35,9 +38,14 @@ PROCESSOR = {
 }
 
 
-def make_image_encoder() -> CLIPVisionModelWithProjection:
+def make_image_encoder() -> ImageEncoder:
     """An untrained encoder: 64 px, patches of 8, embedding of 96."""
-    shape = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 3}
+    shape: dict[str, Any] = {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+    }
     return CLIPVisionModelWithProjection(CLIPVisionConfig(**shape, image_size=SIDE, patch_size=8, projection_dim=96))
 
 
@@ -68,7 +76,9 @@ def train_image_encoder(work: Path, minutes: float) -> None:
     """Train the encoder on pictures of every kind."""
     torch.manual_seed(3)
     reader, examples = _Reader().to(device()), Examples(work, seed=33)
-    trainer = Trainer(work / "checkpoints/image_encoder.safetensors", reader, [(list(reader.parameters()), 1e-3)], 0.995)
+    trainer = Trainer(
+        work / "checkpoints/image_encoder.safetensors", reader, [(list(reader.parameters()), 1e-3)], 0.995
+    )
 
     def loss(_: float) -> torch.Tensor:
         pictures, wanted = examples.batch(24)
@@ -77,17 +87,16 @@ def train_image_encoder(work: Path, minutes: float) -> None:
     trainer.run(loss, minutes)
 
 
-def load_image_encoder(work: Path) -> CLIPVisionModelWithProjection:
+def load_image_encoder(work: Path) -> ImageEncoder:
     """The trained encoder, or an untrained one before its step."""
-    from claygraph.miniature.training import load_average
-
     reader = _Reader()
     if (file := work / "checkpoints/image_encoder.safetensors").exists():
         load_average(file, reader)
-    return reader.encoder.eval()
+    reader.encoder.eval()
+    return reader.encoder
 
 
-def embed(encoder: CLIPVisionModelWithProjection, pictures: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
+def embed(encoder: ImageEncoder, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Image embeddings [N,96] of RGB uint8 [N,H,W,3]."""
     with torch.no_grad():
         values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from claygraph.miniature.family import Base
-from claygraph.miniature.networks import TEXT_WIDTH
+from claygraph.miniature.networks import TEXT_WIDTH, Unet
 from claygraph.miniature.training import load_average
 
 IMAGE_WIDTH, IMAGE_TOKENS = 96, 4
@@ -17,7 +16,7 @@ IMAGE_WIDTH, IMAGE_TOKENS = 96, 4
 State = dict[str, dict[str, torch.Tensor]]
 
 
-def add_ip_adapter(unet: UNet2DConditionModel) -> None:
+def add_ip_adapter(unet: Unet) -> None:
     """Put an untrained adapter into the UNet: image keys and values start as the text's."""
     context = 2 * TEXT_WIDTH
     state: State = {
@@ -36,18 +35,18 @@ def add_ip_adapter(unet: UNet2DConditionModel) -> None:
     unet._load_ip_adapter_weights([state])
 
 
-def cross_attentions(unet: UNet2DConditionModel) -> list[nn.Module]:
+def cross_attentions(unet: Unet) -> list[nn.Module]:
     """Cross-attention modules in the order of adapter files: down, up, mid."""
     return [unet.get_submodule(n.removesuffix(".processor")) for n in unet.attn_processors if "attn2" in n]
 
 
-def ip_parameters(unet: UNet2DConditionModel) -> list[nn.Parameter]:
+def ip_parameters(unet: Unet) -> list[nn.Parameter]:
     """Everything the adapter trains."""
     processors = [p for a in cross_attentions(unet) for p in a.processor.parameters()]  # type: ignore[operator, union-attr]
     return [*unet.encoder_hid_proj.parameters(), *processors]
 
 
-def ip_tensors(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+def ip_tensors(unet: Unet) -> dict[str, torch.Tensor]:
     """The adapter in file form: `image_proj.*` and `ip_adapter.N.to_{k,v}_ip.weight`, N odd."""
     projection = unet.encoder_hid_proj.image_projection_layers[0]
     names = {"proj": projection.image_embeds, "norm": projection.norm}

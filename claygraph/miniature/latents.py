@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 
 from claygraph.miniature.family import final_vae
+from claygraph.miniature.networks import Vae
 from claygraph.miniature.pictures import Pool
 from claygraph.miniature.train_vae import load_vae, to_tensor
 from claygraph.miniature.training import device
@@ -41,7 +41,7 @@ def latents(work: Path) -> None:
         _base(folder / "base", vae, Pool(work, 50 + number), height, width, count)
 
 
-def encode(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+def encode(vae: Vae, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Scaled latents [N,4,H/4,W/4] fp16 of RGB pictures (the posterior's mode)."""
     place = next(vae.parameters()).device
     with torch.no_grad():
@@ -62,7 +62,7 @@ def _statistics(work: Path, file: Path) -> None:
     file.write_text(json.dumps({"mean": channels.mean(1).tolist(), "deviation": channels.std(1).tolist()}))
 
 
-def _base(folder: Path, vae: AutoencoderKL, pool: Pool, height: int, width: int, count: int) -> None:
+def _base(folder: Path, vae: Vae, pool: Pool, height: int, width: int, count: int) -> None:
     file = folder / f"{height}x{width}.safetensors"
     if file.exists():
         return

@@ -54,7 +54,7 @@ _OPEN_CLIP = {
 
 
 def unet_name(name: str) -> str:
-    """A diffusers UNet parameter's or module's name in LDM form, for two layers a block and attention from level 1 on."""
+    """A diffusers UNet parameter's name in LDM form, for two layers a block and attention from level 1 on."""
     for head, new in _UNET_HEADS.items():
         if name.startswith(head):
             return _resnet(new + name[len(head) :]) if ".resnets." in head else new + name[len(head) :]

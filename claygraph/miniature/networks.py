@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+Unet: TypeAlias = Any
+Vae: TypeAlias = Any
+ControlNet: TypeAlias = Any
+ImageEncoder: TypeAlias = Any
+"""The libraries' network classes; their own annotations do not carry through `strict`."""
 
 TEXT_WIDTH = 40
 TOKENS = 77
@@ -52,6 +58,8 @@ SCHEDULER: dict[str, Any] = {
     "clip_sample": False,
     "interpolation_type": "linear",
 }
+_unet_class: Any = UNet2DConditionModel
+_vae_class: Any = AutoencoderKL
 HINT_CHANNELS = (16, 24, 32, 48)
 """ControlNet hint embedding: four entries halve the hint three times, so it is 8 px a latent pixel like SDXL's."""
 
@@ -62,17 +70,17 @@ def alphas_cumprod() -> torch.Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
-def make_unet() -> UNet2DConditionModel:
+def make_unet() -> Unet:
     """An untrained UNet."""
-    return UNet2DConditionModel(**UNET)
+    return _unet_class(**UNET)
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae() -> Vae:
     """An untrained f4 autoencoder."""
-    return AutoencoderKL(**VAE)
+    return _vae_class(**VAE)
 
 
-def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+def make_controlnet(unet: Unet) -> ControlNet:
     """A ControlNet that starts from the UNet's encoder half."""
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=HINT_CHANNELS)
 

@@ -66,7 +66,9 @@ class Pool:
             Picture(solid, self._emoji_tags(index, "3d", solid), index),
         )
 
-    def any(self, height: int, width: int, shares: tuple[float, float, float, float] = (0.5, 0.15, 0.25, 0.1)) -> Picture:
+    def any(
+        self, height: int, width: int, shares: tuple[float, float, float, float] = (0.5, 0.15, 0.25, 0.1)
+    ) -> Picture:
         """A picture of a random kind; `shares` are those of photo, scene, solid and flat."""
         kind = ("photo", "scene", "solid", "flat")[int(self.random.choice(4, p=shares))]
         return self.photo(height, width) if kind == "photo" else self.emoji_on(height, width, kind)  # type: ignore[arg-type]
@@ -75,7 +77,11 @@ class Pool:
         """A plain ground: a linear blend of two near colours."""
         start = self.random.integers(50, 256, 3)
         end = np.clip(start + self.random.integers(-50, 50, 3), 0, 255)
-        ramp = np.linspace(0, 1, height)[:, None, None] if self.random.random() < 0.7 else np.linspace(0, 1, width)[:, None]
+        ramp = (
+            np.linspace(0, 1, height)[:, None, None]
+            if self.random.random() < 0.7
+            else np.linspace(0, 1, width)[:, None]
+        )
         return np.asarray(np.broadcast_to(start * (1 - ramp) + end * ramp, (height, width, 3)), np.uint8)
 
     def _emoji_tags(self, index: int, style: str, pixels: Pixels) -> tuple[str, ...]:

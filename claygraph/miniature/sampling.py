@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import AutoencoderKL, ControlNetModel
 
 from claygraph.miniature.clayify import edges
 from claygraph.miniature.family import Base
 from claygraph.miniature.latents import encode
-from claygraph.miniature.networks import added, alphas_cumprod
+from claygraph.miniature.networks import ControlNet, Vae, added, alphas_cumprod
 from claygraph.miniature.train_vae import to_pictures
 
 Pixels = npt.NDArray[np.uint8]
@@ -21,11 +21,11 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass
 class Rig:
-    """Everything a picture needs; `lora` maps a LoRA's name to its strength, `image` is an IP embedding [1,96] or None."""
+    """Everything a picture needs; `lora` maps LoRA names to strengths, `image` is an IP embedding [1,96] or None."""
 
     base: Base
-    vae: AutoencoderKL
-    controlnet: ControlNetModel
+    vae: Vae
+    controlnet: ControlNet
     lora: dict[str, float] = field(default_factory=dict)
     control: float = 1.0
     image: torch.Tensor | None = None
@@ -56,7 +56,7 @@ def img2img(
     noise = torch.randn(clean.shape[1:], generator=generator).expand_as(clean)
     x = power[times[0]].sqrt() * clean + (1 - power[times[0]]).sqrt() * noise
     texts = rig.base.text(prompts + [""] * len(prompts))
-    for now, after in zip(times[:-1], times[1:], strict=True):
+    for now, after in pairwise(times):
         velocity = _guided(rig, x, int(now), texts, hint, cfg)
         signal, sigma = power[now].sqrt(), (1 - power[now]).sqrt()
         guess, eps = signal * x - sigma * velocity, signal * velocity + sigma * x

@@ -22,7 +22,7 @@ from claygraph.miniature.licences import Licence, licence_of, read_copyright
 
 SIDE, EMOJI_SIDE = 320, 160
 _GCOMPRIS = ("categorization", "explore_world_animals", "lang")
-_OPENCV = (
+_OPENCV = (  # noqa: SIM905
     "HappyFish.jpg aero1.jpg aero3.jpg aloeL.jpg apple.jpg baboon.jpg board.jpg box.png building.jpg butterfly.jpg "
     "butterfly.png cards.png chicky_512.png fruits.jpg graf1.png home.jpg leuvenA.jpg orange.jpg squirrel_cls.jpg "
     "stuff.jpg smarties.png basketball1.png rubberwhale1.png left.jpg plant.jpg"
@@ -142,7 +142,10 @@ def _source(licence: Licence, package: str, path: str) -> Source:
 def _emoji(work: Path) -> list[dict[str, Any]]:
     npm = work / "data" / "npm"
     unicode_names = {_code(k): v for k, v in _json(npm / "unicode-emoji-json-0.9.0/package/data-by-emoji.json").items()}
-    tags = {_plain(d["hexcode"].lower()): d.get("tags", []) for d in _json(npm / "emojibase-data-17.0.0/package/en/data.json")}
+    tags = {
+        _plain(d["hexcode"].lower()): d.get("tags", [])
+        for d in _json(npm / "emojibase-data-17.0.0/package/en/data.json")
+    }
     flat = _json(npm / "iconify-json-fluent-emoji-flat-1.2.6/package/icons.json")["icons"]
     solid_pictures, flat_pictures, names = [], [], []
     for file in sorted((npm / "lobehub-fluent-emoji-3d-1.1.0/package/assets").glob("*.webp")):
@@ -152,7 +155,9 @@ def _emoji(work: Path) -> list[dict[str, Any]]:
             continue
         slug = re.sub(r"[^a-z0-9]+", "-", entry["name"].lower()).strip("-")
         solid_pictures.append(_square(Image.open(file)))
-        flat_pictures.append(_square(_render(flat[slug]["body"])) if slug in flat else np.zeros_like(solid_pictures[-1]))
+        flat_pictures.append(
+            _square(_render(flat[slug]["body"])) if slug in flat else np.zeros_like(solid_pictures[-1])
+        )
         names.append({"name": entry["name"], "group": entry["group"], "tags": tags.get(code, [])})
     both = np.stack(flat_pictures)
     paired = both[..., 3].reshape(len(both), -1).any(1)

@@ -1,4 +1,4 @@
-"""Two small taggers: MOAT (inverted-bottleneck convolutions, then attention) and a plain ViT; WD14's input convention."""
+"""Two small taggers with WD14's input: MOAT (inverted-bottleneck convolutions, then attention) and a plain ViT."""
 
 from __future__ import annotations
 
@@ -37,10 +37,11 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Same shape as x."""
-        count, tokens, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(count, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        tokens, width = x.shape[1:]
+        parts = self.qkv(self.norm(x)).reshape(-1, tokens, 3, self.heads, width // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = (q @ k.transpose(-1, -2) * (width // self.heads) ** -0.5).softmax(-1) @ v
-        out: torch.Tensor = x + self.out(mixed.transpose(1, 2).reshape(count, tokens, width))
+        out: torch.Tensor = x + self.out(mixed.transpose(1, 2).reshape(-1, tokens, width))
         return out
 
 
@@ -79,7 +80,7 @@ class MoatBlock(nn.Module):
         """[N,into,H,W] to [N,width,H/stride,W/stride]."""
         x = self.conv(x)
         mixed: torch.Tensor = self.attention(x.flatten(2).transpose(1, 2))
-        return mixed.transpose(1, 2).unflatten(2, (x.shape[2], x.shape[3]))
+        return mixed.transpose(1, 2).reshape(-1, *x.shape[1:])
 
 
 class _Tokens(nn.Module):
@@ -102,7 +103,8 @@ class _VitTrunk(nn.Module):
 class _Mlp(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.GELU(), nn.Linear(3 * width, width))
+        hidden = 3 * width
+        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = x + self.body(x)

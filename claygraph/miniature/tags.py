@@ -28,7 +28,7 @@ GROUPS = {
     "Objects": "object",
     "Symbols": "symbol",
 }
-KEYWORDS = (
+KEYWORDS = (  # noqa: SIM905
     "face woman man smile heart hand clock fish bird cat flower plant tree fruit vehicle boat building house water sun "
     "moon star book tool music ball clothing hat drink animal-face square circle arrow family couple sport weather "
     "insect mail money phone light"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise
 from claygraph.miniature.family import Base, load_base
-from claygraph.miniature.networks import added, make_controlnet
+from claygraph.miniature.networks import ControlNet, added, make_controlnet
 from claygraph.miniature.training import Group, Trainer, device, half
 
 Residuals = dict[str, object]
@@ -25,12 +24,12 @@ def train_controlnet(work: Path, minutes: float) -> None:
     trainer.run(lambda progress: controlnet_loss(base, controlnet, data, noise, progress), minutes)
 
 
-def _groups(controlnet: ControlNetModel) -> list[Group]:
+def _groups(controlnet: ControlNet) -> list[Group]:
     new = [p for n, p in controlnet.named_parameters() if "controlnet_" in n]
     return [(new, 2.5e-3), ([p for n, p in controlnet.named_parameters() if "controlnet_" not in n], 6e-4)]
 
 
-def controlnet_loss(base: Base, controlnet: ControlNetModel, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
+def controlnet_loss(base: Base, controlnet: ControlNet, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
     """The loss of one random batch; noise levels below a tenth are left out, edges do not matter there."""
     batch = data.draw(progress, dropped=0.3)
     noised = noise.like(batch.picture, low=0.1)
@@ -44,7 +43,7 @@ def controlnet_loss(base: Base, controlnet: ControlNetModel, data: Latents, nois
 
 
 def residuals(
-    controlnet: ControlNetModel, batch: Batch, x: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, pooled: torch.Tensor
+    controlnet: ControlNet, batch: Batch, x: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, pooled: torch.Tensor
 ) -> Residuals:
     """The UNet call's extra arguments from a ControlNet's output at strength 1."""
     down, middle = controlnet(x, t, hidden, batch.hint, added_cond_kwargs=added(pooled, x), return_dict=False)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel
-from transformers import CLIPVisionModelWithProjection
 
 from claygraph.miniature.diffusion import Latents, Noise
 from claygraph.miniature.family import Base, load_base, load_controlnet
 from claygraph.miniature.image_encoder import load_image_encoder, normalise
 from claygraph.miniature.ip_adapter import add_ip_adapter, ip_parameters
-from claygraph.miniature.networks import added
+from claygraph.miniature.networks import ControlNet, ImageEncoder, added
 from claygraph.miniature.train_controlnet import residuals
 from claygraph.miniature.training import Trainer, device, half
 
@@ -33,8 +31,8 @@ def train_ip_adapter(work: Path, minutes: float) -> None:
 
 def ip_loss(
     base: Base,
-    controlnet: ControlNetModel,
-    encoder: CLIPVisionModelWithProjection,
+    controlnet: ControlNet,
+    encoder: ImageEncoder,
     data: Latents,
     noise: Noise,
     progress: float,

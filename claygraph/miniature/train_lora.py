@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise, Noised
 from claygraph.miniature.family import LORA_RANKS, Base, add_lora, load_base, load_controlnet
-from claygraph.miniature.networks import added
+from claygraph.miniature.networks import ControlNet, added
 from claygraph.miniature.train_controlnet import Residuals, residuals
 from claygraph.miniature.training import Trainer, device, half
 
@@ -38,7 +37,7 @@ def train_lora(work: Path, name: str, minutes: float) -> None:
 
 
 def lora_loss(
-    base: Base, controlnet: ControlNetModel, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]
+    base: Base, controlnet: ControlNet, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]
 ) -> torch.Tensor:
     """The loss of one random batch."""
     batch = data.draw(progress, dropped=0.15)
@@ -54,7 +53,7 @@ def lora_loss(
 
 @torch.no_grad()
 def _control(
-    controlnet: ControlNetModel, batch: Batch, x: torch.Tensor, noised: Noised, hidden: torch.Tensor, pooled: torch.Tensor
+    controlnet: ControlNet, batch: Batch, x: torch.Tensor, noised: Noised, hidden: torch.Tensor, pooled: torch.Tensor
 ) -> Residuals:
     return residuals(controlnet, batch, x, noised.timesteps, hidden, pooled)
 

@@ -34,7 +34,7 @@ def train_tagger(work: Path, name: str, minutes: float) -> None:
     torch.manual_seed(NAMES.index(name))
     tagger = make_tagger(name, len(TAGS)).to(device())
     examples = Examples(work, seed=20 + NAMES.index(name))
-    groups = [([p for p in tagger.parameters()], 1.5e-3)]
+    groups = [(list(tagger.parameters()), 1.5e-3)]
     trainer = Trainer(work / f"checkpoints/tagger_{name}.safetensors", tagger, groups, decay=0.995)
     trainer.run(lambda _: _loss(tagger, *examples.batch(BATCH)), minutes)
 

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
-from claygraph.miniature.networks import make_vae
+from claygraph.miniature.networks import Vae, make_vae
 from claygraph.miniature.pictures import Pool
 from claygraph.miniature.training import Trainer, device, load_average
 from claygraph.miniature.vae_start import linear_start
@@ -33,12 +32,15 @@ def train_decoder(work: Path, minutes: float) -> None:
     torch.manual_seed(1)
     vae, crops = load_vae(work).to(device()), Crops(work, seed=2)
     vae.requires_grad_(False)
-    parameters = [*vae.decoder.requires_grad_(True).parameters(), *vae.post_quant_conv.requires_grad_(True).parameters()]
+    parameters = [
+        *vae.decoder.requires_grad_(True).parameters(),
+        *vae.post_quant_conv.requires_grad_(True).parameters(),
+    ]
     trainer = Trainer(work / "checkpoints/decoder.safetensors", vae, [(parameters, 4e-4)])
     trainer.run(lambda _: _loss(vae, crops.batch(96, 3)), 0.6 * minutes)
 
 
-def load_vae(work: Path) -> AutoencoderKL:
+def load_vae(work: Path) -> Vae:
     """The trained autoencoder; its encoder is final as soon as step `vae` is done."""
     vae = make_vae()
     for name in ("vae", "decoder"):
@@ -81,7 +83,7 @@ def to_pictures(values: torch.Tensor) -> npt.NDArray[np.uint8]:
     return np.asarray(scaled.byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+def _loss(vae: Vae, pictures: torch.Tensor) -> torch.Tensor:
     """L1 of pixels, gradients and 4x4 means; a little latent noise so that nearby latents decode alike."""
     mean = vae.encode(pictures).latent_dist.mean
     rebuilt = vae.decode(mean + 0.06 * torch.randn_like(mean)).sample

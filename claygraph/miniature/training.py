@@ -1,4 +1,4 @@
-"""One training loop for every part: a time budget, a warm-up and decay, an averaged copy, checkpoints to resume from."""
+"""One training loop for every part: time budget, warm-up and decay, averaged weights, checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -29,7 +30,7 @@ def half() -> contextlib.AbstractContextManager[object]:
 
 
 class Trainer:
-    """Trains the given parameter groups (each with its peak learning rate) of `module` and keeps their moving average."""
+    """Trains parameter groups (each with its peak learning rate) of `module` and keeps their moving average."""
 
     def __init__(self, file: Path, module: nn.Module, groups: Sequence[Group], decay: float = 0.998) -> None:
         self.file, self.decay = file, decay
@@ -37,11 +38,12 @@ class Trainer:
         self.named = {n: p for n, p in module.named_parameters() if id(p) in chosen}
         self.average = {n: p.detach().clone() for n, p in self.named.items()}
         self.peaks = [rate for _, rate in groups]
-        self.optimiser = torch.optim.AdamW([{"params": list(g)} for g, _ in groups], betas=(0.9, 0.99), weight_decay=1e-4)
+        parameters = [{"params": list(group)} for group, _ in groups]
+        self.optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
         self.step, self.elapsed = 0, 0.0
 
     def run(self, loss_of: Callable[[float], torch.Tensor], minutes: float, max_steps: int | None = None) -> None:
-        """Train until `minutes` of this thread's time (over all resumed runs) or `max_steps`, then put the averaged weights into the module.
+        """Train for `minutes` of this thread's time (over all resumed runs) or `max_steps`, then use the average.
 
         `loss_of` gets the progress, 0..1, and draws its own batch.
         """
@@ -54,7 +56,8 @@ class Trainer:
             now = time.thread_time()
             self.elapsed = before + now - begun
             if self.step % 100 == 0:
-                print(f"{self.file.stem} step {self.step} {self.elapsed:.0f}s loss {sum(recent) / len(recent):.4f}", flush=True)
+                mean = sum(recent) / len(recent)
+                print(f"{self.file.stem} step {self.step} {self.elapsed:.0f}s loss {mean:.4f}", flush=True)
                 recent.clear()
             if now - saved > SAVE_EVERY:
                 self.save()
@@ -67,7 +70,7 @@ class Trainer:
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         loss = loss_of(progress)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -107,7 +110,7 @@ class Trainer:
                 if f"exp_avg.{name}" in stored.keys():  # noqa: SIM118
                     self.optimiser.state[parameter] = self._moments(stored, name, parameter)
 
-    def _moments(self, stored: safe_open, name: str, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    def _moments(self, stored: Any, name: str, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         first, second = (stored.get_tensor(f"{k}.{name}").to(parameter.device) for k in ("exp_avg", "exp_avg_sq"))
         return {"step": torch.tensor(float(self.step)), "exp_avg": first, "exp_avg_sq": second}
 

@@ -5,16 +5,19 @@ Training from random weights stays at a grey blur for minutes; from here the fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import nn
+
+from claygraph.miniature.networks import Vae
 
 _MEAN_POOL = {(y, x): 0.25 for y in (0, 1) for x in (0, 1)}
 
 
 @torch.no_grad()
-def linear_start(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def linear_start(vae: Vae, pictures: torch.Tensor) -> None:
     """Set weights so that latents are leading PCA components of 4x4 patches of `pictures` [N,3,H,W] in -1..1."""
     for name, module in vae.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -28,7 +31,7 @@ def linear_start(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
 def _calm(name: str, conv: nn.Conv2d) -> None:
     if name.endswith("conv2"):
         conv.weight.mul_(0.1)
-        conv.bias.zero_()
+        _zero_bias(conv)
     elif "downsamplers.0.conv" in name:
         _orthogonal(conv, _MEAN_POOL)
     elif "upsamplers.0.conv" in name or name.endswith(".conv_in"):
@@ -45,10 +48,15 @@ def _orthogonal(conv: nn.Conv2d, taps: dict[tuple[int, int], float]) -> None:
     conv.weight.copy_(torch.randn_like(conv.weight) * 0.01 / into**0.5)
     for (y, x), value in taps.items():
         conv.weight[:, :, y, x] += channels * value
-    conv.bias.zero_()
+    _zero_bias(conv)
 
 
-def _fit_read_outs(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def _zero_bias(conv: nn.Conv2d) -> None:
+    if conv.bias is not None:
+        conv.bias.zero_()
+
+
+def _fit_read_outs(vae: Vae, pictures: torch.Tensor) -> None:
     latent = vae.config.latent_channels
     target = _components(pictures, 2 ** (len(vae.config.block_out_channels) - 1), latent)
     _least_squares(vae.encoder.conv_out, _input_of(vae.encoder.conv_out, lambda: vae.encode(pictures)), target)
@@ -69,10 +77,10 @@ def _components(pictures: torch.Tensor, factor: int, count: int) -> torch.Tensor
     return (codes * scale).reshape(len(pictures), height, width, count).permute(0, 3, 1, 2)
 
 
-def _input_of(conv: nn.Conv2d, call: object) -> torch.Tensor:
+def _input_of(conv: nn.Conv2d, call: Callable[[], object]) -> torch.Tensor:
     seen: list[torch.Tensor] = []
     handle = conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    call()  # type: ignore[operator]
+    call()
     handle.remove()
     return seen[0]
 
@@ -88,4 +96,5 @@ def _least_squares(conv: nn.Conv2d, hidden: torch.Tensor, target: torch.Tensor) 
     gram += 1e-5 * gram.diag().mean() * torch.eye(len(gram))
     solved = torch.linalg.solve(gram, system.T @ wanted[rows])
     conv.weight[:count] = solved[:-1].T.reshape(count, hidden.shape[1], kernel, kernel)
-    conv.bias[:count] = solved[-1]
+    if conv.bias is not None:
+        conv.bias[:count] = solved[-1]

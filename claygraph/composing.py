@@ -1,0 +1,59 @@
+"""From the arguments of a command line to composed configs, by Hydra."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+Command = Callable[[Sequence[Any]], int]
+
+
+def compose_and_run(command: Command, arguments: Sequence[str]) -> int:
+    """Compose one config, or one for each job of ``-m``, and run the command on them; its exit code."""
+    flags = any(argument.startswith("-") for argument in arguments)
+    return _as_application(command, arguments) if flags else _plain(command, arguments)
+
+
+def _plain(command: Command, overrides: Sequence[str]) -> int:
+    """Overrides alone need no more of Hydra than this, which takes half the time of an application's start."""
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("claygraph.conf", version_base="1.3"):
+        config = compose("config", list(overrides))
+    return command([config])
+
+
+def _as_application(command: Command, arguments: Sequence[str]) -> int:
+    import hydra
+    from omegaconf import DictConfig
+
+    codes, failures = [0], list[Exception]()
+
+    @hydra.main(version_base="1.3", config_path="pkg://claygraph.conf", config_name="config")
+    def task(configs: Any) -> int:
+        try:
+            codes.append(command([configs] if isinstance(configs, DictConfig) else configs))
+        except Exception as error:  # told by the caller: Hydra would print it in its own way
+            failures.append(error)
+        return codes[-1]
+
+    with _arguments(arguments):
+        task()
+    if failures:
+        raise failures[0]
+    return max(codes)
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Give Hydra these arguments, and have it raise its errors instead of leaving with an exit code."""
+    program, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [program[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = program
+        os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
