@@ -106,7 +106,7 @@ def test_bad_pictures_fail_alone(tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = [line for line in said.splitlines() if line.startswith("claygraph: ")]
     assert len(told) == 4
     for name in ("cut.jpg", "empty.png", "text.png", "gone.png"):
-        assert sum(name in line for line in told) == 1
+        assert any(name in line for line in told)
     assert "Traceback" not in said
 
 

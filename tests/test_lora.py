@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import conv2d
 
-from claygraph import files
 from claygraph.diffusion import lora
 from claygraph.diffusion.checkpoint import load_text_encoders, load_unet
 from claygraph.diffusion.describe import describe
@@ -21,6 +20,7 @@ from claygraph.errors import WeightsError
 from claygraph.memory import Memory
 from claygraph.values import Checkpoint, Weights
 from tests import tiny
+from tests.loras import error, merged, outputs, weights
 
 MEMORY = Memory("cpu", "float32")
 Write = Callable[..., Weights]
@@ -45,55 +45,10 @@ def write(tmp_path: Path) -> Write:
     return written
 
 
-def weights(path: Path) -> Weights:
-    return Weights(str(path), files.digest(path))
-
-
-def outputs(unet: Any, rows: int = 2) -> torch.Tensor:
-    """What the UNet makes of ``rows`` equal inputs."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((1, 4, 8, 8), (1, 9, 80), (1, 48))
-    sample, text, pooled = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    added = {"text_embeds": pooled.repeat(rows, 1), "time_ids": torch.full((rows, 6), 64.0)}
-    given = {"encoder_hidden_states": text.repeat(rows, 1, 1), "added_cond_kwargs": added}
-    with torch.inference_mode():
-        output: torch.Tensor = unet(sample.repeat(rows, 1, 1, 1), 500, **given).sample
-    return output
-
-
-def merged(unet: Any, given: Weights, scale: float, layout: str = "sgm", conv: bool = False) -> torch.Tensor:
-    """Outputs with ``scale * up down`` added to the weights themselves, which are put back afterwards."""
-    tensors = {name: tensor.double() for name, tensor in load_file(given.path).items()}
-    original = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    changed = dict(original)
-    for name in (name for name in tiny.shapes()["unet"] if tiny.targeted(name, conv)):
-        down, up = (tensors[key] for key in pair_names(name.removesuffix(".weight"), layout))
-        changed[name] = original[name] + scale * product(up, down)
-    unet.load_state_dict(changed)
-    result = outputs(unet)
-    unet.load_state_dict(original)
-    return result
-
-
-def pair_names(layer: str, layout: str) -> tuple[str, str]:
-    if layout == "peft":
-        return f"unet.{layer}.lora_A.weight", f"unet.{layer}.lora_B.weight"
-    stem = "lora_unet_" + (tiny.ldm_unet(layer) if layout == "sgm" else layer).replace(".", "_")
-    return f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"
-
-
-def product(up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
-
-
 def use(unet: Any, given: Weights, *strengths: float) -> torch.Tensor:
     lora.attach(unet, "unet", given, MEMORY)
     lora.set_strengths(unet, [{given.digest: strength} for strength in strengths])
     return outputs(unet, len(strengths))
-
-
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max())
 
 
 @pytest.mark.parametrize("layout", ["sgm", "diffusers", "peft"])
@@ -251,6 +206,10 @@ def test_a_lora_of_no_known_layer_is_refused(unet: Any, tmp_path: Path) -> None:
     save_file(pair, tmp_path / "flux.safetensors")
     with pytest.raises(WeightsError, match=rf"none of its 1 layers is known, such as '{stem}'"):
         lora.attach(unet, "unet", weights(tmp_path / "flux.safetensors"), MEMORY)
+
+
+def test_a_lora_for_text_alone_is_no_fault_of_the_unet(unet: Any, write: Write) -> None:
+    assert lora.attach(unet, "unet", write(parts=("text_encoder",)), MEMORY) == 0
 
 
 def test_layers_left_over_are_counted(

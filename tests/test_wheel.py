@@ -44,6 +44,7 @@ def test_the_wheel_holds_everything_a_run_needs(wheel: Path) -> None:
 
 
 def test_a_stage_of_ones_own_runs_with_the_wheel(folder: Path, python: Path) -> None:
-    where = subprocess.check_output([str(python), "-c", "import claygraph; print(claygraph.__file__)"], text=True)
+    command = [str(python), "-c", "import claygraph; print(claygraph.__file__)"]
+    where = subprocess.check_output(command, cwd=folder, text=True)
     assert ROOT not in Path(where).parents
     check_poster(folder, python)

@@ -29,7 +29,7 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
     model = calls[0].model
     key = ("unet", model.checkpoint.weights, model.checkpoint.config)
     unet = memory.get(key, lambda: load_unet(model.checkpoint, memory))
-    for file in {lora.weights for call in calls for lora in call.model.loras if lora.model}:
+    for file in dict.fromkeys(lora.weights for call in calls for lora in call.model.loras if lora.model):
         attach(unet, "unet", file, memory)
     return _guided(calls, _halves(unet, rows_of(calls), memory))
 
