@@ -21,7 +21,7 @@ from claygraph.stage import Stage
 from claygraph.values import Recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "peft", "onnxruntime", "opencv-python-headless", "numpy")
+PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "opencv-python-headless", "numpy")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.checkpoint import load_unet
 from claygraph.diffusion.denoise import x0
 from claygraph.diffusion.rows import in_window
 from claygraph.diffusion.schedules import sigma_at_percent, sigma_table, sigmas_for
+from claygraph.memory import Memory
 from claygraph.values import Lora, Prompt
 from tests import tiny
 from tests.denoising import base, by_hand, call, diffusers_unet, error, memory, prompt, run, weights
@@ -82,6 +84,13 @@ def test_result_can_be_used_outside_and_leaves_x_alone() -> None:
     (found,) = run(one)
     assert (one.x - found).dtype == torch.float32
     assert torch.equal(one.x, before)
+
+
+def test_half_precision_is_only_inside_the_models() -> None:
+    one = call()
+    (found,) = Denoise.run_batch([one], Memory("cpu", "bfloat16"))
+    assert found.dtype == torch.float32
+    assert CLOSE < error(found, run(one)[0]) < 0.1
 
 
 def test_lora_strengths_differ_within_a_batch() -> None:

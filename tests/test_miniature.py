@@ -30,9 +30,25 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from claygraph.miniature import WEIGHTS, clayify, diffusion, export, family, ip_adapter, latents, networks, pairs, rcc
+from claygraph.miniature import (
+    WEIGHTS,
+    clayify,
+    diffusion,
+    export,
+    family,
+    ip_adapter,
+    latents,
+    networks,
+    pairs,
+    rcc,
+    train_base,
+    train_controlnet,
+    train_ip_adapter,
+    train_lora,
+    train_taggers,
+    train_vae,
+)
 from claygraph.miniature import image_encoder as images
-from claygraph.miniature import train_base, train_controlnet, train_ip_adapter, train_lora, train_taggers, train_vae
 from claygraph.miniature.evaluate import average_precision
 from claygraph.miniature.licences import licence_of, read_copyright
 from claygraph.miniature.training import Trainer, load_average
@@ -153,7 +169,9 @@ def test_text_encoders_survive_the_original_names_with_clips_own_token_numbers(w
     assert torch.allclose(pooled, two.text_embeds, atol=1e-5)
 
 
-def test_shipped_vae_has_unit_latents_and_rebuilds_a_photo(tensors: dict[str, torch.Tensor], configs: dict[str, Any]) -> None:
+def test_shipped_vae_has_unit_latents_and_rebuilds_a_photo(
+    tensors: dict[str, torch.Tensor], configs: dict[str, Any]
+) -> None:
     vae = AutoencoderKL.from_config(configs["vae"]).eval()
     vae.load_state_dict(convert_ldm_vae_checkpoint(dict(tensors), configs["vae"]), strict=True)
     photo = np.asarray(Image.open(WEIGHTS / "photos/coffee.jpg").resize((192, 128)))[None]
@@ -358,7 +376,9 @@ def test_average_precision_of_a_perfect_and_a_reversed_ranking() -> None:
 
 
 def test_only_open_licences_are_taken(tmp_path: Path) -> None:
-    text = "Format: x\n\nFiles: *\nCopyright: A\nLicense: GPL-3+\n\nFiles: a/b.jpg\nCopyright: B\nLicense: CC-BY-SA-3.0\n"
+    text = (
+        "Format: x\n\nFiles: *\nCopyright: A\nLicense: GPL-3+\n\nFiles: a/b.jpg\nCopyright: B\nLicense: CC-BY-SA-3.0\n"
+    )
     (tmp_path / "copyright").write_text(text)
     stanzas = read_copyright(tmp_path / "copyright")
     named, other = licence_of("a/b.webp", stanzas, any_suffix=True), licence_of("a/c.webp", stanzas, any_suffix=True)
@@ -379,7 +399,8 @@ def test_files_are_found_in_a_qt_resource_container(tmp_path: Path) -> None:
 def test_recipe_help_names_every_step() -> None:
     out = subprocess.run([sys.executable, "-m", "claygraph.miniature", "--help"], capture_output=True, text=True)
     assert out.returncode == 0
-    assert all(s in out.stdout for s in ("fetch", "vae", "base", "taggers", "controlnet", "lora", "ip_adapter", "export"))
+    steps = ("fetch", "vae", "base", "taggers", "controlnet", "lora", "ip_adapter", "export")
+    assert all(step in out.stdout for step in steps)
 
 
 def test_recipe_refuses_an_unknown_part() -> None:

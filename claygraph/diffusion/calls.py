@@ -82,7 +82,7 @@ class DecodeLatent(Call[Image]):
 class EmbedImage(Call["tuple[Floats, Floats]"]):
     """A picture as image tokens: CLIP vision encoder, then the IP-Adapter's projection.
 
-    The value is ``(tokens, negative)``, both float32 ``[T, channels]``; ``negative`` is what the unconditional half gets.
+    The value is ``(tokens, negative)``, both float32 ``[T, channels]``; the unconditional half gets ``negative``.
     """
 
     adapter: Weights

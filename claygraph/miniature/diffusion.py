@@ -119,8 +119,10 @@ class Latents:
 
     def draw(self, progress: float, dropped: float = 0.1) -> Batch:
         """A batch of one crop size; `dropped` is the share of empty prompts."""
-        height, width, count = crop_size(self.random, progress)
-        fitting = [s for s in self.sets if s.fits(height, width)]
+        fitting: list[LatentSet] = []
+        while not fitting:
+            height, width, count = crop_size(self.random, progress)
+            fitting = [s for s in self.sets if s.fits(height, width)]
         sizes = np.array([len(s.picture) for s in fitting], float)
         chosen = fitting[int(self.random.choice(len(fitting), p=sizes / sizes.sum()))]
         chosen_rows = self.random.integers(len(chosen.picture), size=count)

@@ -42,7 +42,7 @@ def cross_attentions(unet: Unet) -> list[nn.Module]:
 
 def ip_parameters(unet: Unet) -> list[nn.Parameter]:
     """Everything the adapter trains."""
-    processors = [p for a in cross_attentions(unet) for p in a.processor.parameters()]  # type: ignore[operator, union-attr]
+    processors = [p for a in cross_attentions(unet) for p in a.processor.parameters()]  # type: ignore[union-attr]
     return [*unet.encoder_hid_proj.parameters(), *processors]
 
 

@@ -38,9 +38,8 @@ class Rig:
             if present:
                 model.set_adapter(present)
                 for module in model.modules():
-                    for name in present:
-                        if hasattr(module, "scaling") and name in module.scaling:
-                            module.scaling[name] = strengths[name]
+                    scaling: dict[str, float] = getattr(module, "scaling", {})
+                    scaling.update({name: strengths[name] for name in present if name in scaling})
 
 
 @torch.no_grad()

@@ -23,7 +23,9 @@ def train_ip_adapter(work: Path, minutes: float) -> None:
     encoder = load_image_encoder(work).requires_grad_(False).to(device())
     add_ip_adapter(base.unet)
     base.to(device())
-    parameters = [p.requires_grad_(True) for p in ip_parameters(base.unet)]
+    parameters = ip_parameters(base.unet)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     data, noise = Latents(work, seed=6), Noise()
     trainer = Trainer(work / "checkpoints/ip_adapter.safetensors", base, [(parameters, 2e-3)], decay=0.995)
     trainer.run(lambda progress: ip_loss(base, controlnet, encoder, data, noise, progress), minutes)

@@ -74,7 +74,7 @@ class Crops:
 
 def to_tensor(pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     """uint8 [N,H,W,3] to float [N,3,H,W] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_pictures(values: torch.Tensor) -> npt.NDArray[np.uint8]:
@@ -89,4 +89,6 @@ def _loss(vae: Vae, pictures: torch.Tensor) -> torch.Tensor:
     rebuilt = vae.decode(mean + 0.06 * torch.randn_like(mean)).sample
     error = rebuilt - pictures
     slopes = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 0.5 * slopes + 0.5 * F.avg_pool2d(error, 4).abs().mean() + 2e-3 * mean.square().mean()
+    means = F.avg_pool2d(error, 4).abs().mean()
+    total: torch.Tensor = error.abs().mean() + 0.5 * slopes + 0.5 * means + 2e-3 * mean.square().mean()
+    return total

@@ -74,7 +74,8 @@ def _components(pictures: torch.Tensor, factor: int, count: int) -> torch.Tensor
     codes = centred @ axes
     scale = torch.tensor([1.0] + [0.7] * (count - 1)) / codes.std(0).clamp_min(1e-3)
     height, width = patches.shape[-2:]
-    return (codes * scale).reshape(len(pictures), height, width, count).permute(0, 3, 1, 2)
+    rows: torch.Tensor = (codes * scale).reshape(len(pictures), height, width, count)
+    return rows.permute(0, 3, 1, 2)
 
 
 def _input_of(conv: nn.Conv2d, call: Callable[[], object]) -> torch.Tensor:
