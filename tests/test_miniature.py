@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -49,6 +50,7 @@ from claygraph.miniature import (
     train_vae,
 )
 from claygraph.miniature import image_encoder as images
+from claygraph.miniature.credits import write_credits
 from claygraph.miniature.evaluate import average_precision
 from claygraph.miniature.licences import licence_of, read_copyright
 from claygraph.miniature.training import Trainer, load_average
@@ -408,3 +410,17 @@ def test_recipe_refuses_an_unknown_part() -> None:
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 2
     assert "parts are vae, base" in out.stderr
+
+
+def test_every_photo_is_credited(tmp_path: Path) -> None:
+    photo = {"package": "p: a|b.jpg", "licence": "CC0-1.0", "author": "Ann", "origin": "", "file": "1", "caption": "x"}
+    (tmp_path / "sources.json").write_text(json.dumps({"photos": [photo]}))
+    write_credits(tmp_path, tmp_path / "CREDITS.md")
+    assert (tmp_path / "CREDITS.md").read_text().endswith("| p: a/b.jpg | CC0-1.0 | Ann | not stated |\n")
+
+
+def test_only_open_licences_are_credited() -> None:
+    rows = (WEIGHTS.parent / "CREDITS.md").read_text(encoding="utf-8").splitlines()[8:]
+    licences = {row.split(" | ")[1] for row in rows}
+    assert len(rows) > 100
+    assert all(re.match(r"CC0|CC-BY(-SA)?-\d|public-domain|BSD|MIT", licence) for licence in licences)

@@ -115,6 +115,12 @@ def _export(work: Path, weights: Path, _minutes: Minutes) -> None:
     export(work, weights)
 
 
+def _credits(work: Path, weights: Path, _minutes: Minutes) -> None:
+    from claygraph.miniature.credits import write_credits
+
+    write_credits(work, weights.parent / "CREDITS.md")
+
+
 def _evaluate(work: Path, weights: Path, _minutes: Minutes) -> None:
     from claygraph.miniature.evaluate import evaluate
 
@@ -130,6 +136,7 @@ STEPS: dict[str, Callable[[Path, Path, Minutes], None]] = {
     "lora": _lora,
     "ip_adapter": _ip_adapter,
     "export": _export,
+    "credits": _credits,
     "evaluate": _evaluate,
 }
 
