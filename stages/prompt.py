@@ -15,24 +15,30 @@ from claygraph.values import Model, Prompt, Tags
 class EncodePrompt(Stage):
     """Tags, then ``text``, joined by ``separator``; ``negative`` is the negative prompt.
 
-    Words can be weighted as in ``(clay:1.3)``; a prompt may be longer than 77 tokens. ``clip_skip`` counts layers from
-    the end (-2 is SDXL's).
+    Words can be weighted as in ``(clay:1.3)``; a prompt may be longer than 77 tokens. ``weigh_tags`` gives each tag the
+    tagger's probability as its weight. ``clip_skip`` counts layers from the end (-2 is SDXL's).
     """
 
     text: str = ""
     negative: str = ""
     separator: str = ", "
+    weigh_tags: bool = False
     clip_skip: int = -2
 
     def __post_init__(self) -> None:
         check_whole("prompt.clip_skip", self.clip_skip, -24, -1)
 
     async def run(self, lora: Model, tagger: Tags | None = None) -> Prompt:
-        tags = [escape(tag) for tag, _ in tagger.tags] if tagger else []
-        text = self.separator.join(part for part in (*tags, self.text) if part)
+        text = self.separator.join(part for part in (*self.words(tagger or Tags()), self.text) if part)
         positive = await EncodeText(lora.checkpoint, lora.loras, text, self.clip_skip)
         negative = await EncodeText(lora.checkpoint, lora.loras, self.negative, self.clip_skip)
         return Prompt(positive, negative, text, self.negative)
+
+    def words(self, tags: Tags) -> list[str]:
+        """The tags as the prompt spells them."""
+        if self.weigh_tags:
+            return [f"({escape(tag)}:{probability:.3f})" for tag, probability in tags.tags]
+        return [escape(tag) for tag, _ in tags.tags]
 
 
 def escape(tag: str) -> str:
