@@ -149,17 +149,18 @@ def _rig(work: Path) -> Rig:
 
 
 def _ip_colour_error(work: Path, pictures: Pixels) -> dict[str, float]:
-    """8x8 colour error (0..255) of pictures drawn from pure noise and edges, without and with the image prompt."""
+    """8x8 colour error (0..255) of pictures drawn from a noised grey and no edges, without and with the image prompt."""
     base, small = load_base(work), np.stack([cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures])
     controlnet = load_controlnet(work, base)
     load_ip_adapter(work, base)
-    rig, encoder = Rig(base, final_vae(work), controlnet), load_image_encoder(work)
+    rig, encoder = Rig(base, final_vae(work), controlnet, control=0.0), load_image_encoder(work)
     errors: dict[str, list[float]] = {"without": [], "with": []}
     for picture in small:
         embedding = embed(encoder, picture[None])
         for kind, image in (("without", torch.zeros_like(embedding)), ("with", embedding)):
             rig.image = image
-            errors[kind].append(_colour_error(img2img(rig, picture[None], ["photo"], 1.0)[0], picture))
+            drawn = img2img(rig, np.full_like(picture[None], 128), ["photo"], denoise=1.0, cfg=2.5)
+            errors[kind].append(_colour_error(drawn[0], picture))
     return {kind: round(float(np.mean(values)), 1) for kind, values in errors.items()}
 
 
