@@ -149,7 +149,7 @@ def _rig(work: Path) -> Rig:
 
 
 def _ip_colour_error(work: Path, pictures: Pixels) -> dict[str, float]:
-    """8x8 colour error (0..255) of pictures drawn from a noised grey and no edges, without and with the image prompt."""
+    """8x8 colour error (0..255) of pictures drawn from noised grey without edges, without and with the image prompt."""
     base, small = load_base(work), np.stack([cv2.resize(p, (128, 128), interpolation=cv2.INTER_AREA) for p in pictures])
     controlnet = load_controlnet(work, base)
     load_ip_adapter(work, base)
