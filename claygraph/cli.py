@@ -20,6 +20,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         command = _command(arguments)
         return compose_and_run(command, arguments)
+    except BrokenPipeError:  # whoever read our lines has seen enough; the interpreter's own flush must not fail either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except Exception as error:

@@ -36,7 +36,7 @@ def plan(configs: Sequence[DictConfig]) -> int:
             nodes[node] = nodes.get(node, 0) + 1
     for node, uses in nodes.items():
         print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(jobs))}{_reads(node)}")
-    print(f"{len(jobs)} pictures, {len(nodes)} nodes (of {sum(nodes.values())} before equal ones became one)")
+    print(f"pictures: {len(jobs)}; nodes: {len(nodes)}, of {sum(nodes.values())} before equal ones became one")
     return _tell_failures(jobs)
 
 
