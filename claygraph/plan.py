@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from glob import glob, has_magic
 from importlib import import_module
@@ -173,9 +173,3 @@ def _expand(pattern: str) -> list[str]:
             raise RequestError(f"image={pattern!r} matches no file.")
         return [name for name in names if Path(name).is_file()]
     return [pattern]
-
-
-def stages_in(cfg: DictConfig) -> Mapping[str, str]:
-    """Names of the configured stages with their targets."""
-    nodes = {str(name): node for name, node in cfg.items() if isinstance(node, DictConfig)}
-    return {name: str(node._target_) for name, node in nodes.items() if "_target_" in node}

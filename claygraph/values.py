@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,9 +156,3 @@ class Saved:
     """A picture on disk."""
 
     path: str
-
-
-def summary(value: Any) -> str:
-    """A short description of a value for people: its type and, where it has one, its size."""
-    shape = next((getattr(value, n).shape for n in ("pixels", "samples", "hidden") if hasattr(value, n)), None)
-    return type(value).__name__ + (f" {'x'.join(map(str, shape))}" if shape is not None else "")
