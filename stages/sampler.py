@@ -21,7 +21,8 @@ class KSampler(Stage):
     """Noise the latent, then denoise it.
 
     ``denoise`` (0 to 1) is how much of the picture is made anew: the schedule for ``steps / denoise`` steps is made and
-    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out.
+    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out,
+    except with the samplers in ``_cfg_pp``, which always use it.
     """
 
     sampler_name: str = "euler"
@@ -52,7 +53,7 @@ class KSampler(Stage):
 
         def denoise(x: Tensor, sigma: float) -> Denoise:
             step = sum(passed >= sigma for passed in sigmas)
-            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1)
+            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sampler.both)
 
         latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
         x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])

@@ -56,6 +56,22 @@ def test_cfg_of_one_is_the_positive_half_alone() -> None:
     assert torch.equal(run(one)[0], run(other)[0])
 
 
+@pytest.mark.parametrize("cfg", [1.0, 2.0])
+def test_both_gives_the_negative_prediction_beside_the_guided_one(cfg: float) -> None:
+    one = replace(call(cfg=cfg), both=True)
+    guided, negative = run(one)[0].split(1)
+    assert error(guided, by_hand(UNET, one)) < CLOSE
+    assert error(negative, by_hand(UNET, replace(one, cfg=0.0))) < CLOSE
+
+
+def test_calls_for_one_and_for_both_share_a_batch() -> None:
+    one, other = call(seed=1), replace(call(seed=2), both=True)
+    assert one.batch_key == other.batch_key
+    assert replace(one, cfg=1.0).batch_key != replace(other, cfg=1.0).batch_key == other.batch_key
+    for together, alone in zip(run(one, other), (run(one)[0], run(other)[0]), strict=True):
+        assert error(together, alone) < CLOSE
+
+
 def test_one_forward_serves_the_whole_batch() -> None:
     rows: list[int] = []
     run(call())

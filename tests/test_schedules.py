@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers.schedulers.scheduling_utils import AysSchedules
 
 from claygraph.diffusion.schedules import SCHEDULES, sigma_at, sigma_at_percent, sigma_table, sigmas_for, timestep_of
 from claygraph.errors import SettingError
@@ -20,8 +21,24 @@ CASES = [name.split("/")[1:] for name in RECORDED if name.startswith("schedule/"
 TABLE = sigma_table()
 
 
-def test_every_schedule_was_recorded() -> None:
-    assert {case[0] for case in CASES} == set(SCHEDULES)
+def test_every_schedule_of_the_ksampler_was_recorded() -> None:
+    assert {case[0] for case in CASES} == set(SCHEDULES) - {"align_your_steps"}
+
+
+def test_align_your_steps_are_the_published_ten_for_sdxl() -> None:
+    """To the published three decimals, which diffusers carries; beyond them the third digit is theirs to round."""
+    published = AysSchedules["StableDiffusionXLSigmas"]
+    np.testing.assert_allclose(sigmas_for("align_your_steps", 10), published, rtol=0.002, atol=0.002)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7, 20, 33])
+def test_align_your_steps_for_other_numbers_are_interpolated_in_the_logarithm(steps: int) -> None:
+    ten = [TABLE[t] for t in (*AysSchedules["StableDiffusionXLTimesteps"], 0)]
+    places = np.linspace(0, 10, steps + 1)[:-1]
+    expected = [*np.exp(np.interp(places, range(11), np.log(ten))), 0]
+    np.testing.assert_allclose(sigmas_for("align_your_steps", steps), expected, rtol=1e-6)
+    tail = sigmas_for("align_your_steps", 6, 0.6)
+    assert tail == sigmas_for("align_your_steps", 10)[-7:]
 
 
 @pytest.mark.parametrize("case", CASES, ids="/".join)

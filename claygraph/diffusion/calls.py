@@ -125,7 +125,8 @@ class Denoise(Call["torch.Tensor"]):
     """One evaluation of the denoiser with classifier-free guidance.
 
     ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
-    the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half.
+    the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half, unless ``both`` asks for
+    its prediction beside the guided one: then the value is ``[2, C, h, w]``, the guided x0 and the negative half's.
     """
 
     model: Model
@@ -135,7 +136,13 @@ class Denoise(Call["torch.Tensor"]):
     cfg: float
     step: int = 0
     steps: int = 1
+    both: bool = False
     name: ClassVar[str] = "denoise"
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether the negative half is computed at all."""
+        return self.both or self.cfg != 1.0
 
     @property
     def batch_key(self) -> Hashable:
@@ -148,7 +155,7 @@ class Denoise(Call["torch.Tensor"]):
             tuple(self.x.shape),
             self.prompt.positive.hidden.shape,
             self.prompt.negative.hidden.shape,
-            self.cfg == 1.0,
+            self.has_negative,
         )
 
     @property

@@ -25,7 +25,7 @@ SIZE_UNIT = 8
 
 
 def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
-    """The denoised x0 of every call, float32 ``[1, C, h, w]`` on the device of its ``x``."""
+    """The denoised x0 of every call, float32 ``[1, C, h, w]`` (two with ``both``) on the device of its ``x``."""
     model = calls[0].model
     key = ("unet", model.checkpoint.weights, model.checkpoint.config)
     unet = memory.get(key, lambda: load_unet(model.checkpoint, memory))
@@ -91,10 +91,10 @@ def _lora_strengths(model: Model) -> dict[str, float]:
 
 
 def _guided(calls: Sequence[Denoise], halves: Tensor) -> list[Tensor]:
-    """Each call's x0: negative plus ``cfg`` times the way from there to positive."""
+    """Each call's x0: negative plus ``cfg`` times the way from there to positive; after it, if asked, negative."""
     results, rest = [], iter(halves.split(1))
     for call in calls:
         first = next(rest)
-        guided = first if call.cfg == 1 else first + call.cfg * (next(rest) - first)
-        results.append(guided.to(call.x.device))
+        guided = first + call.cfg * (next(rest) - first) if call.has_negative else first
+        results.append((torch.cat([guided, first]) if call.both else guided).to(call.x.device))
     return results

@@ -1,4 +1,4 @@
-"""The rows of one UNet batch: each call's guidance has a positive half and, unless ``cfg`` is 1, a negative one."""
+"""The rows of one UNet batch: each call's guidance has a positive half and, where it counts, a negative one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Row:
 
 def rows_of(calls: Sequence[Denoise]) -> list[Row]:
     """The rows of a batch in order, each call's negative half before its positive one."""
-    return [Row(call, negative) for call in calls for negative in ((False,) if call.cfg == 1 else (True, False))]
+    return [Row(call, negative) for call in calls for negative in ((True, False) if call.has_negative else (False,))]
 
 
 def table_of(checkpoint: Checkpoint) -> Table:

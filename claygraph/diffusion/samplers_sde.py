@@ -11,15 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from claygraph.diffusion.samplers_ode import Denoise, Noise, blend, slope
+from claygraph.diffusion.samplers_step import Denoise, Noise, ancestral_step, blend, phi_2, res_share, slope
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def ancestral_step(sigma: float, lower: float) -> tuple[float, float]:
-    """The sigma to step down to, and the deviation of the noise to add, so that together they make ``lower``."""
-    return lower**2 / sigma, lower * math.sqrt(1 - (lower / sigma) ** 2)
 
 
 async def euler_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
@@ -91,11 +86,6 @@ async def dpmpp_2m_sde(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noi
     return x
 
 
-def phi_2(h: float) -> float:
-    """How much of the change of the denoised latent over a step of ``h`` in log sigma reaches ``x``."""
-    return 1 + math.expm1(-2 * h) / (2 * h)
-
-
 async def dpmpp_2m_sde_heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
     """DPM-Solver++(2M) SDE, integrating the linear change of the denoised latent exactly."""
     last: Tensor | None = None
@@ -145,4 +135,21 @@ async def lcm(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise
         x = await denoise(x, sigma)
         if lower > 0:
             x = x + noise(sigma, lower) * lower
+    return x
+
+
+async def res_multistep_ancestral(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
+    """RES(2M) to below the next sigma, then noise up to it."""
+    last: Tensor | None = None
+    h_last = 0.0
+    for sigma, lower in pairwise(sigmas):
+        denoised = target = await denoise(x, sigma)
+        if lower == 0:
+            return denoised
+        down, up = ancestral_step(sigma, lower)
+        h = math.log(sigma / down)
+        if last is not None:
+            target = denoised + (denoised - last) * res_share(h, h_last)
+        x = blend(x, target, down / sigma) + noise(sigma, lower) * up
+        last, h_last = denoised, h
     return x

@@ -131,6 +131,16 @@ def linear_quadratic(steps: int, table: Table) -> list[float]:
     return [share * high for share in left] + [0.0]
 
 
+AYS_TIMESTEPS = (999, 845, 730, 587, 443, 310, 193, 116, 53, 13, 0)
+
+
+def align_your_steps(steps: int, table: Table) -> list[float]:
+    """Ten steps optimised for SDXL (Sabour et al. 2024, arXiv 2404.14507); other numbers interpolated in log sigma."""
+    logs = [math.log(table[timestep]) for timestep in AYS_TIMESTEPS]
+    places = (divmod(k * (len(logs) - 1) / steps, 1) for k in range(steps))
+    return [math.exp(logs[int(k)] * (1 - part) + logs[int(k) + 1] * part) for k, part in places] + [0.0]
+
+
 SCHEDULES: Mapping[str, Schedule] = {
     "normal": normal,
     "karras": karras,
@@ -141,6 +151,7 @@ SCHEDULES: Mapping[str, Schedule] = {
     "beta": beta,
     "linear_quadratic": linear_quadratic,
     "kl_optimal": kl_optimal,
+    "align_your_steps": align_your_steps,
 }
 
 
