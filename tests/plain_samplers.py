@@ -170,7 +170,8 @@ def multistep(weigh: Callable[[Sigmas, int], Sequence[float]]) -> Any:
         for i, (sigma, lower) in enumerate(pairwise(sigmas)):
             slopes.insert(0, (x - model(x, sigma)) / sigma)
             weights = weigh(sigmas, i) if lower else [-sigma]
-            x = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=False))
+            for weight, slope in zip(weights, slopes, strict=False):
+                x = x + weight * slope
         return x
 
     return sample
@@ -178,7 +179,7 @@ def multistep(weigh: Callable[[Sigmas, int], Sequence[float]]) -> Any:
 
 def ipndm(sigmas: Sigmas, i: int) -> Sequence[float]:
     """Adams-Bashforth of equal steps."""
-    table = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
+    table: list[list[float]] = [[1], [1.5, -0.5], [23 / 12, -16 / 12, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -9 / 24]]
     return [weight * (sigmas[i + 1] - sigmas[i]) for weight in table[min(i, 3)]]
 
 
@@ -223,7 +224,10 @@ def deis(sigmas: Sigmas, i: int) -> Sequence[float]:
 
 def er_sde(model: Model, x: Tensor, sigmas: Sigmas, noise: Noise) -> Tensor:
     """In the words of the paper: lambda is sigma, alpha is 1."""
-    scale = lambda at: at * (np.exp(at**0.3) + 10.0)  # noqa: E731
+
+    def scale(at: Any) -> Any:
+        return at * (np.exp(at**0.3) + 10.0)
+
     x0s: list[Tensor] = []
     firsts: list[Tensor] = []
     for i, (s, t) in enumerate(pairwise(sigmas)):

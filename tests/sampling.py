@@ -71,12 +71,14 @@ def run(name: str, model: Model, x: Tensor, sigmas: Sequence[float], seed: int =
 def two_hills(x: Tensor, sigma: Any) -> Tensor:
     """The exact denoiser of data that lie at -1 or 1, each with deviation 0.3."""
     spread = 0.09 + sigma**2
-    return (0.09 * x + sigma**2 * torch.tanh(x / spread)) / spread
+    denoised: Tensor = (0.09 * x + sigma**2 * torch.tanh(x / spread)) / spread
+    return denoised
 
 
 def one_hill(x: Tensor, sigma: Any) -> Tensor:
     """The exact denoiser of Gaussian data of mean 0.5 and deviation 0.3."""
-    return (0.09 * x + sigma**2 * 0.5) / (0.09 + sigma**2)
+    denoised: Tensor = (0.09 * x + sigma**2 * 0.5) / (0.09 + sigma**2)
+    return denoised
 
 
 def guided(x: Tensor, sigma: Any) -> Tensor:

@@ -147,7 +147,7 @@ def test_one_step_is_the_denoised_latent(name: str) -> None:
 def test_the_tail_of_a_schedule_and_its_extra_steps_are_walked(name: str) -> None:
     """The model is asked first at the top of what is walked, and at every sigma of it where it is asked once a step."""
     for denoise, steps in ((0.6, 6), (1.0, 7)):
-        asked = []
+        asked: list[float] = []
 
         def model(x: Tensor, sigma: float, asked: list[float] = asked) -> Tensor:
             asked.append(sigma)

@@ -27,13 +27,13 @@ def test_every_schedule_of_the_ksampler_was_recorded() -> None:
 
 def test_align_your_steps_are_the_published_ten_for_sdxl() -> None:
     """To the published three decimals, which diffusers carries; beyond them the third digit is theirs to round."""
-    published = AysSchedules["StableDiffusionXLSigmas"]
+    published = np.array(AysSchedules["StableDiffusionXLSigmas"], dtype=float)
     np.testing.assert_allclose(sigmas_for("align_your_steps", 10), published, rtol=0.002, atol=0.002)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7, 20, 33])
 def test_align_your_steps_for_other_numbers_are_interpolated_in_the_logarithm(steps: int) -> None:
-    ten = [TABLE[t] for t in (*AysSchedules["StableDiffusionXLTimesteps"], 0)]
+    ten = np.array(TABLE)[[*np.array(AysSchedules["StableDiffusionXLTimesteps"], dtype=int), 0]]
     places = np.linspace(0, 10, steps + 1)[:-1]
     expected = [*np.exp(np.interp(places, range(11), np.log(ten))), 0]
     np.testing.assert_allclose(sigmas_for("align_your_steps", steps), expected, rtol=1e-6)
