@@ -232,7 +232,14 @@ def test_deterministic_samplers_converge_to_the_exact_solution(name: str) -> Non
 
 def test_the_adaptive_sampler_keeps_its_tolerance() -> None:
     x = initial(1, (1, 4, 8, 8)).double() * 3
-    found = run("dpm_adaptive", one_hill, x, [3.0, 1.0])
+    asked: list[float] = []
+
+    def model(x: Tensor, sigma: float) -> Tensor:
+        asked.append(sigma)
+        return one_hill(x, sigma)
+
+    found = run("dpm_adaptive", model, x, [3.0, 1.0])
+    assert min(asked) > 1.0
     assert (found - solution(x, 3, 1)).abs().max() < 0.01
 
 

@@ -77,8 +77,9 @@ async def dpm_adaptive(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noi
     if len(ends) < 2:
         return await denoise(x, ends[0]) if ends else x
     sigma, h, low = ends[0], FIRST_STEP, x
-    here = await slope(denoise, x, sigma)
+    here: Tensor | None = None
     while math.log(sigma / ends[-1]) > 1e-5:
+        here = await slope(denoise, x, sigma) if here is None else here
         lower = max(ends[-1], sigma * math.exp(-h))
         third, second = await _third(denoise, x, sigma, lower, here)
         allowed = (RELATIVE * second.abs().maximum(low.abs())).clamp(min=ABSOLUTE)
@@ -86,6 +87,5 @@ async def dpm_adaptive(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noi
         change = 1 + math.atan((error + 1e-8) ** (-1 / 3) - 1)
         h *= change
         if change >= SAFETY:
-            x, low, sigma = third, second, lower
-            here = await slope(denoise, x, sigma)
+            x, low, sigma, here = third, second, lower, None
     return x
