@@ -37,23 +37,23 @@ from claygraph.miniature import (
     diffusion,
     export,
     family,
-    ip_adapter,
     latents,
+    lora,
+    muon,
     networks,
     pairs,
     rcc,
     train_base,
-    train_controlnet,
-    train_ip_adapter,
     train_lora,
     train_taggers,
     train_vae,
 )
 from claygraph.miniature import image_encoder as images
 from claygraph.miniature.credits import write_credits
-from claygraph.miniature.evaluate import average_precision
 from claygraph.miniature.licences import licence_of, read_copyright
-from claygraph.miniature.training import Trainer, load_average
+from claygraph.miniature.measures import average_precision
+from claygraph.miniature.reuse import reuse
+from claygraph.miniature.training import Group, Trainer, load_average
 
 CHECKPOINT = WEIGHTS / "checkpoint/clay_mini.safetensors"
 
@@ -94,12 +94,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     emoji = [{"name": f"red fish {i}", "group": "Animals & Nature", "tags": ["fish"]} for i in range(13)]
     (folder / "sources.json").write_text(json.dumps({"photos": photos, "emoji": emoji}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "SHAPES", {(128, 128): 1.0})
-        patch.setattr(pairs, "TWIN_SHAPES", {(128, 128): 1.0})
-        patch.setattr(latents, "BASE_SHAPES", {(128, 128): 3})
         patch.setattr(latents, "_statistics", lambda *_: None)
-        pairs.pairs(folder, 3)
-        pairs.twins(folder, 3)
+        for make in (pairs.pictures, pairs.pairs, pairs.twins, pairs.held_out):
+            make(folder, {(128, 128): 3})
         latents.latents(folder)
     return folder
 
@@ -109,8 +106,8 @@ def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffusion, "CROPS", {(16, 8): (2, 1.0, 1.0)})
 
 
-def test_all_weights_together_stay_below_thirty_megabytes() -> None:
-    assert sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file()) < 30e6
+def test_all_weights_together_stay_below_forty_eight_megabytes() -> None:
+    assert sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file()) < 48e6
 
 
 def test_checkpoint_has_sdxl_keys_in_half_precision(configs: dict[str, Any]) -> None:
@@ -227,24 +224,24 @@ def test_controlnet_folder_loads_and_takes_hints_of_eight_pixels_a_latent() -> N
             x, 5, torch.randn(1, 77, 80), hint, added_cond_kwargs=networks.added(pooled, x), return_dict=False
         )
     assert len(down) == 9
-    assert middle.shape == (1, 96, 2, 3)
+    assert middle.shape == (1, 128, 2, 3)
 
 
 def test_ip_adapter_file_is_plain_and_numbers_its_layers_oddly(unet: UNet2DConditionModel) -> None:
     state = load_file(WEIGHTS / "ip_adapter/ip-adapter_mini.safetensors")
     layers = {int(n.split(".")[1]) for n in state if n.startswith("ip_adapter.")}
     assert layers == set(range(1, 23, 2))
-    assert state["image_proj.proj.weight"].shape == (4 * 80, 96)
+    assert state["image_proj.proj.weight"].shape == (4 * 80, images.WIDTH)
     mid = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
     assert state["ip_adapter.21.to_k_ip.weight"].shape == mid.shape
-    assert state["ip_adapter.1.to_k_ip.weight"].shape[0] == 64
+    assert state["ip_adapter.1.to_k_ip.weight"].shape[0] == 96
 
 
 def test_image_encoder_folder_loads_and_tells_pictures_apart() -> None:
     encoder = CLIPVisionModelWithProjection.from_pretrained(WEIGHTS / "ip_adapter/image_encoder").eval().float()
     photos = [np.asarray(Image.open(f).resize((64, 64))) for f in sorted((WEIGHTS / "photos").glob("*.jpg"))]
     embeddings = images.embed(encoder, np.stack(photos))
-    assert embeddings.shape == (3, 96)
+    assert embeddings.shape == (3, images.WIDTH)
     assert torch.cosine_similarity(embeddings[0], embeddings[1], dim=0) < 0.99
 
 
@@ -311,27 +308,57 @@ def test_bridge_share_is_one_at_the_start_and_falls_with_the_noise() -> None:
 
 def one_step(name: str, work: Path) -> torch.Tensor:
     """The loss of one random batch of this part's training."""
-    noise = diffusion.Noise()
-    base = family.load_base(work)
-    controlnet = networks.make_controlnet(base.unet)
-    data = diffusion.Latents(work, 0, kind="twins" if name == "toy" else "pairs", with_base=name == "base")
+    noise, joint = diffusion.Noise(), train_lora.load_joint(work)
     if name == "base":
-        return train_base.base_loss(base, data, noise, 0.0)
-    base.requires_grad_(False)
-    if name == "controlnet":
-        return train_controlnet.controlnet_loss(base, controlnet, data, noise, 0.0)
-    if name == "ip_adapter":
-        ip_adapter.add_ip_adapter(base.unet)
-        return train_ip_adapter.ip_loss(base, controlnet, images.make_image_encoder(), data, noise, 0.0)
-    family.add_lora(base, name, 2, text=True)
-    return train_lora.lora_loss(base, controlnet, data, noise, 0.0, train_lora.WORDS[name])
+        return train_base.base_loss(joint, diffusion.Latents(work, 0, "pictures", "pairs"), noise, 0.0)
+    joint.requires_grad_(False)
+    lora.add_lora(joint.base, name)
+    data = diffusion.Latents(work, 0, train_lora.KINDS[name])
+    return train_lora.lora_loss(joint, data, noise, 0.0, train_lora.WORDS[name])
 
 
-@pytest.mark.parametrize("name", ["base", "controlnet", "clay", "toy", "ip_adapter"])
+@pytest.mark.parametrize("name", ["base", "clay", "toy"])
 def test_one_step_of_a_diffusion_training(name: str, work: Path) -> None:
     loss = one_step(name, work)
     torch.autograd.backward(loss)
     assert 0.01 < loss.item() < 20
+
+
+def test_a_fresh_lora_leaves_the_base_alone_and_a_trained_one_is_kohyas_product(work: Path) -> None:
+    base = family.load_base(work)
+    x, hidden, pooled = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 80), torch.randn(1, 40)
+
+    def velocity() -> torch.Tensor:
+        with torch.no_grad():
+            out: torch.Tensor = base.unet(x, 7, hidden, added_cond_kwargs=networks.added(pooled, x)).sample
+        return out
+
+    before = velocity()
+    lora.add_lora(base, "clay")
+    assert torch.equal(velocity(), before)
+    for product in lora.products(base).values():
+        torch.nn.init.normal_(product.up, std=0.02)
+    adapted, tensors = velocity(), lora.lora_tensors(base)
+    again = family.load_base(work)
+    for layer, module in lora.adapted(again).items():
+        key = layer.replace(".", "_")
+        up, down = (tensors[f"{key}.lora_{side}.weight"].flatten(1) for side in ("up", "down"))
+        module.weight.data += (up @ down).view_as(module.weight)  # type: ignore[operator, union-attr, arg-type]
+    base = again
+    assert not torch.allclose(adapted, before, atol=1e-3)
+    assert torch.allclose(velocity(), adapted, atol=1e-4)
+
+
+def test_muon_makes_every_direction_equally_long() -> None:
+    spread = torch.linalg.svdvals(muon.orthogonal(torch.randn(24, 200) * torch.logspace(0, -1, 24)[:, None]))
+    assert 0.5 < spread.min() <= spread.max() < 1.5
+
+
+def test_reused_vae_is_the_bundled_one_with_normal_latents(tmp_path: Path) -> None:
+    reuse(tmp_path, WEIGHTS, "vae")
+    stored, vae = load_file(CHECKPOINT), family.final_vae(tmp_path)
+    assert torch.allclose(vae.decoder.conv_in.weight, stored["first_stage_model.decoder.conv_in.weight"].float())
+    assert torch.allclose(vae.quant_conv.bias[:4], stored["first_stage_model.quant_conv.bias"][:4].float(), atol=1e-5)
 
 
 def test_training_the_vae_resumes_where_it_stopped(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +372,7 @@ def test_training_the_vae_resumes_where_it_stopped(work: Path, monkeypatch: pyte
         return value
 
     for steps in (2, 3):
-        trainer = Trainer(file, vae, [(list(vae.parameters()), 1e-3)])
+        trainer = Trainer(file, vae, [Group(list(vae.parameters()), 1e-3, muon=True)])
         trainer.run(loss, minutes=1, max_steps=steps)
     assert (trainer.step, len(losses)) == (3, 3)
     other = networks.make_vae()
@@ -367,7 +394,7 @@ def test_tagger_examples_carry_style_and_colour(work: Path) -> None:
     pictures, wanted = train_taggers.Examples(work, seed=0).batch(6)
     assert pictures.shape == (6, 96, 96, 3)
     styles = [train_taggers.TAGS.index(t) for t in ("photo", "3d", "flat", "claymation")]
-    assert (wanted[:, styles].sum(1) == 1).all()
+    assert (wanted[:, styles].sum(1) >= 1).all()
     assert (wanted[:, train_taggers.TAGS.index("general")] == 1).all()
 
 
@@ -399,17 +426,17 @@ def test_files_are_found_in_a_qt_resource_container(tmp_path: Path) -> None:
 
 
 def test_recipe_help_names_every_step() -> None:
-    out = subprocess.run([sys.executable, "-m", "claygraph.miniature", "--help"], capture_output=True, text=True)
+    out = subprocess.run([sys.executable, "-m", "claygraph.miniature.train", "--help"], capture_output=True, text=True)
     assert out.returncode == 0
-    steps = ("fetch", "vae", "base", "taggers", "controlnet", "lora", "ip_adapter", "export")
+    steps = ("fetch", "vae", "image_encoder", "base", "clay", "toy", "taggers", "classifier", "export")
     assert all(step in out.stdout for step in steps)
 
 
 def test_recipe_refuses_an_unknown_part() -> None:
-    command = [sys.executable, "-m", "claygraph.miniature", "--minutes", "vea=3"]
+    command = [sys.executable, "-m", "claygraph.miniature.train", "all", "--minutes", "vea=3"]
     out = subprocess.run(command, capture_output=True, text=True)
     assert out.returncode == 2
-    assert "parts are vae, base" in out.stderr
+    assert "parts are vae, image_encoder" in out.stderr
 
 
 def test_every_photo_is_credited(tmp_path: Path) -> None:

@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Folder of the shipped weight files, in the layout that `DATA.md` lists."""
+"""Folder of the shipped weight files, in the layout that `CARD.md` lists."""

@@ -33,16 +33,16 @@ def clayify(picture: Pixels, seed: int = 0, lumps: float = 1.0) -> Pixels:
 
 def _simplify(picture: Pixels) -> Pixels:
     """Few flat colours: texture melts away, contours stay."""
-    calm = cv2.medianBlur(cv2.GaussianBlur(picture, (0, 0), 1.1), 5)
-    flat = cv2.pyrMeanShiftFiltering(np.ascontiguousarray(calm), 10, 24, maxLevel=1)
-    return np.asarray(cv2.bilateralFilter(flat, 7, 25, 3), np.uint8)
+    calm = cv2.medianBlur(cv2.GaussianBlur(picture, (0, 0), 1.3), 5)
+    flat = cv2.pyrMeanShiftFiltering(np.ascontiguousarray(calm), 14, 30, maxLevel=1)
+    return np.asarray(cv2.bilateralFilter(flat, 9, 30, 4), np.uint8)
 
 
 def _crease_distance(smooth: Pixels) -> Plane:
     """Pixels to the nearest long contour, [H,W]."""
-    lines = cv2.Canny(cv2.GaussianBlur(smooth, (0, 0), 0.8), 45, 110)
+    lines = cv2.Canny(cv2.GaussianBlur(smooth, (0, 0), 1.2), 40, 100)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(lines, connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= 22
+    keep = stats[:, cv2.CC_STAT_AREA] >= 30
     keep[0] = False
     free = 1 - keep[labels].astype(np.uint8)
     return np.asarray(np.minimum(cv2.distanceTransform(free, cv2.DIST_L2, 5), 255), np.float32)
@@ -56,8 +56,8 @@ def _pillow(distance: Plane, radius: float) -> Plane:
 def _relief(distance: Plane, smooth: Pixels) -> Plane:
     brightness = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     raised = cv2.GaussianBlur(brightness, (0, 0), 3.5) * 9
-    relief = 0.8 * _pillow(distance, 7) + 0.35 * _pillow(distance, 20) + raised
-    return np.asarray(cv2.GaussianBlur(relief, (0, 0), 1.1), np.float32)
+    relief = 0.75 * _pillow(distance, 8) + 0.4 * _pillow(distance, 24) + raised
+    return np.asarray(cv2.GaussianBlur(relief, (0, 0), 1.2), np.float32)
 
 
 def _lumps(random: np.random.Generator, height: int, width: int) -> Plane:
@@ -67,8 +67,8 @@ def _lumps(random: np.random.Generator, height: int, width: int) -> Plane:
         grid = random.standard_normal((height // cell + 4, width // cell + 4)).astype(np.float32)
         big = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
         field += strength * big[cell : cell + height, cell : cell + width]
-    for _ in range(round(height * width / 14000)):
-        field += 0.22 * _fingerprint(random, height, width)
+    for _ in range(round(height * width / 9000)):
+        field += 0.42 * _fingerprint(random, height, width)
     return field
 
 
@@ -101,8 +101,8 @@ def _shade(albedo: Plane, height: Plane, distance: Plane) -> Pixels:
     diffuse = np.clip((normal @ LIGHT + 0.4) / 1.4, 0, 1)
     facing = np.clip(normal @ HALF, 0, 1)
     hollow = np.clip(0.05 * (cv2.GaussianBlur(height, (0, 0), 6) - height), 0, 0.3)
-    crease = 0.26 * np.exp(-((distance / 2.0) ** 2))
+    crease = 0.20 * np.exp(-((distance / 2.2) ** 2))
     light = (0.40 + 0.74 * diffuse) * (1 - hollow)
-    colour = albedo ** (1 + 1.1 * crease + hollow)[..., None] * (light * (1 - crease))[..., None]
-    shine = 0.11 * facing**16 + 0.07 * facing**60
+    colour = albedo ** (1 + crease + hollow)[..., None] * (light * (1 - crease))[..., None]
+    shine = 0.12 * facing**16 + 0.08 * facing**60
     return np.asarray(np.clip(colour + shine[..., None] * (1, 0.99, 0.96), 0, 1) * 255 + 0.5, np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 HEAD = """# Credits
 
 Every photo the bundled weights were trained on: where it is packaged, its licence, its author, where it came from. What
-else was used, and for what, is in [DATA.md](DATA.md). Written by `python -m claygraph.miniature credits`.
+else was used, and for what, is in [CARD.md](CARD.md). Written by `python -m claygraph.miniature.train credits`.
 
 | picture | licence | author | origin |
 |---|---|---|---|

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,18 +78,14 @@ def crop_size(random: np.random.Generator, progress: float) -> tuple[int, int, i
 
 
 class LatentSet:
-    """Stored latents of one picture shape with their tags; for pairs also clay latents, hints and pixels."""
+    """Stored latents of one picture shape with their tags, hints, pixels and, for pairs, the targets' latents."""
 
-    def __init__(self, file: Path, pairs: Path | None = None) -> None:
-        tensors = load_file(file)
+    def __init__(self, work: Path, file: Path) -> None:
+        tensors, stored = load_file(file), np.load(work / file.parent.name / f"{file.stem}.npz")
         self.picture, self.clay = tensors["picture"], tensors.get("clay")
-        self.hint: npt.NDArray[np.uint8] | None = None
-        if pairs is None:
-            self.tags: list[list[str]] = json.loads(file.with_suffix(".json").read_text())
-        else:
-            stored = np.load(pairs / f"{file.stem}.npz")
-            self.hint, self.pixels = stored["hint"], stored["picture"]
-            self.tags = [str(t).split("\n") for t in stored["tags"]]
+        self.hint: npt.NDArray[np.uint8] = stored["hint"]
+        self.pixels: npt.NDArray[np.uint8] = stored["picture"]
+        self.tags = [str(t).split("\n") for t in stored["tags"]]
 
     def fits(self, height: int, width: int) -> bool:
         """Whether a crop of this latent size can be taken."""
@@ -99,7 +94,10 @@ class LatentSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops at equal places: latents [B,4,h,w]; for pairs hints [B,3,8h,8w] in 0..1; pixels [B,3,4h,4w] in 0..1."""
+    """Crops at equal places: latents [B,4,h,w], hints [B,3,8h,8w] and pixels [B,3,4h,4w] in 0..1, and their prompts.
+
+    `clay` is the target where there is one, else empty.
+    """
 
     picture: torch.Tensor
     clay: torch.Tensor
@@ -109,13 +107,12 @@ class Batch:
 
 
 class Latents:
-    """The latent sets of `pairs` (photo and clay) or `twins` (flat and 3D), and those of the base on demand."""
+    """The latent sets of these kinds: `pictures`, `pairs` (photo and clay), `twins` (flat and 3D)."""
 
-    def __init__(self, work: Path, seed: int, kind: str = "pairs", with_base: bool = False) -> None:
+    def __init__(self, work: Path, seed: int, *kinds: str) -> None:
         self.random = np.random.default_rng(seed)
-        self.sets = [LatentSet(f, work / kind) for f in sorted((work / "latents" / kind).glob("*.safetensors"))]
-        if with_base:
-            self.sets += [LatentSet(f) for f in sorted((work / "latents/base").glob("*.safetensors"))]
+        files = [file for kind in kinds for file in sorted((work / "latents" / kind).glob("*.safetensors"))]
+        self.sets = [LatentSet(work, file) for file in files]
 
     def draw(self, progress: float, dropped: float = 0.1) -> Batch:
         """A batch of one crop size; `dropped` is the share of empty prompts."""
@@ -136,13 +133,11 @@ class Latents:
         top = int(self.random.integers(chosen.picture.shape[2] - height + 1))
         left = int(self.random.integers(chosen.picture.shape[3] - width + 1))
         window = (slice(None), slice(top, top + height), slice(left, left + width))
-        picture = chosen.picture[index][window]
-        if chosen.clay is None or chosen.hint is None:
-            return picture, torch.zeros(0), torch.zeros(0), torch.zeros(0)
+        clay = torch.zeros(0) if chosen.clay is None else chosen.clay[index][window]
         bits = chosen.hint[index, 8 * top : 8 * (top + height), left : left + width]
         hint = torch.from_numpy(np.unpackbits(bits, axis=1)).expand(3, -1, -1)
         pixels = chosen.pixels[index, 4 * top : 4 * (top + height), 4 * left : 4 * (left + width)]
-        return picture, chosen.clay[index][window], hint, torch.from_numpy(pixels).permute(2, 0, 1)
+        return chosen.picture[index][window], clay, hint, torch.from_numpy(pixels).permute(2, 0, 1)
 
     def _prompt(self, tags: list[str]) -> str:
         """The style first, then a random part of the other tags in random order."""

@@ -10,13 +10,15 @@ from typing import Any
 
 import onnx
 import torch
-from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 
 from claygraph.miniature import family, names
+from claygraph.miniature.classifier import CLASSES, Classifier
+from claygraph.miniature.classifier import SIDE as CLASSIFIER_SIDE
 from claygraph.miniature.image_encoder import PROCESSOR, load_image_encoder
 from claygraph.miniature.ip_adapter import ip_tensors, load_ip_adapter
+from claygraph.miniature.lora import RANKS, load_lora, lora_tensors
 from claygraph.miniature.networks import BOS, EOS, SCHEDULER, VOCABULARY
 from claygraph.miniature.sample_photos import write_photos
 from claygraph.miniature.tagger_networks import SIDE, make_tagger
@@ -27,14 +29,20 @@ Tensors = dict[str, torch.Tensor]
 
 
 def export(work: Path, weights: Path) -> None:
-    """Export all parts; parts whose step has not run yet are exported untrained."""
-    _checkpoint(work, weights / "checkpoint/clay_mini.safetensors")
-    for name in family.LORA_RANKS:
-        _lora(work, name, weights / f"lora/{name}.safetensors")
-    _controlnet(work, weights / "controlnet/canny")
-    _ip_adapter(work, weights / "ip_adapter")
+    """Export every part that has been trained; files of other parts stay as they are."""
+    trained = {file.stem for file in (work / "checkpoints").glob("*.safetensors")}
+    if "base" in trained:
+        _checkpoint(work, weights / "checkpoint/clay_mini.safetensors")
+        _controlnet(work, weights / "controlnet/canny")
+        _ip_adapter(work, weights / "ip_adapter")
+    for name in RANKS:
+        if f"lora_{name}" in trained:
+            _lora(work, name, weights / f"lora/{name}.safetensors")
     for name in NAMES:
-        _tagger(work, name, weights / "tagger" / name)
+        if f"tagger_{name}" in trained:
+            _tagger(work, name, weights / "tagger" / name)
+    if "classifier" in trained:
+        _classifier(work, weights / "classifier")
     write_photos(work, weights / "photos")
     print(f"export: {sum(f.stat().st_size for f in weights.rglob('*') if f.is_file()) / 1e6:.1f} MB")
 
@@ -77,20 +85,8 @@ def _checkpoint(work: Path, file: Path) -> None:
 
 def _lora(work: Path, name: str, file: Path) -> None:
     base = family.load_base(work)
-    family.load_lora(work, base, name)
-    _save(lora_tensors(base, name), file, {"ss_network_module": "networks.lora", "license": "CC-BY-SA-4.0"})
-
-
-def lora_tensors(base: family.Base, name: str) -> Tensors:
-    """The named LoRA of the base in kohya form."""
-    rank = family.LORA_RANKS[name]
-    tensors = names.kohya_tensors("lora_unet", get_peft_model_state_dict(base.unet, adapter_name=name), rank)
-    if name == "clay":
-        for prefix, encoder in (("lora_te1", base.text.first), ("lora_te2", base.text.second)):
-            state = get_peft_model_state_dict(encoder, adapter_name=name)
-            full = {n if n.startswith("text_model.") else f"text_model.{n}": t for n, t in state.items()}
-            tensors |= names.kohya_tensors(prefix, full, rank // 2)
-    return tensors
+    load_lora(work, base, name)
+    _save(lora_tensors(base), file, {"ss_network_module": "networks.lora", "license": "CC-BY-SA-4.0"})
 
 
 def _controlnet(work: Path, folder: Path) -> None:
@@ -114,7 +110,7 @@ def _tagger(work: Path, name: str, folder: Path) -> None:
     if (checkpoint := work / f"checkpoints/tagger_{name}.safetensors").exists():
         load_average(checkpoint, tagger)
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(tagger.eval(), folder / "model.onnx")
+    write_onnx(tagger.eval(), folder / "model.onnx", SIDE)
     rows = [("tag_id", "name", "category", "count"), *selected_tags()]
     part = folder / "selected_tags.csv.part"
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -122,12 +118,20 @@ def _tagger(work: Path, name: str, folder: Path) -> None:
     part.replace(folder / "selected_tags.csv")
 
 
-def write_onnx(tagger: nn.Module, file: Path) -> None:
-    """Export with a dynamic batch; large matrices are stored in half precision and widened on load."""
+def _classifier(work: Path, folder: Path) -> None:
+    classifier = Classifier()
+    load_average(work / "checkpoints/classifier.safetensors", classifier)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_onnx(classifier.eval(), folder / "model.onnx", CLASSIFIER_SIDE)
+    _write(folder / "classes.json", json.dumps(CLASSES))
+
+
+def write_onnx(network: nn.Module, file: Path, side: int) -> None:
+    """Export a network of [N,side,side,3] pictures with a dynamic batch; large matrices are in half precision."""
     part = file.with_suffix(".part")
     torch.onnx.export(
-        tagger,
-        (torch.zeros(2, SIDE, SIDE, 3),),
+        network,
+        (torch.zeros(2, side, side, 3),),
         str(part),
         input_names=["input"],
         output_names=["output"],

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from peft import LoraConfig
 from torch import nn
 
 from claygraph.miniature.networks import ControlNet, Unet, Vae, make_controlnet, make_unet
 from claygraph.miniature.text import TextEncoders, Vocabulary
 from claygraph.miniature.train_vae import load_vae
 from claygraph.miniature.training import load_average
-
-UNET_TARGETS = [
-    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out"),
-    *("ff.net.0.proj", "ff.net.2", "conv1", "conv2"),
-]
-TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
 
 
 class Base(nn.Module):
@@ -49,38 +42,16 @@ def load_base(work: Path) -> Base:
     torch.manual_seed(0)
     base = Base(vocabulary(work))
     if (file := work / "checkpoints/base.safetensors").exists():
-        load_average(file, base)
+        load_average(file, base, "base.")
     return base.eval()
 
 
 def load_controlnet(work: Path, base: Base) -> ControlNet:
     """The trained ControlNet."""
     controlnet = make_controlnet(base.unet)
-    if (file := work / "checkpoints/controlnet.safetensors").exists():
-        load_average(file, controlnet)
+    if (file := work / "checkpoints/base.safetensors").exists():
+        load_average(file, controlnet, "controlnet.")
     return controlnet.eval()
-
-
-def add_lora(base: Base, name: str, rank: int, text: bool) -> None:
-    """Add an untrained LoRA of this name to the UNet (and the text encoders); `lora_alpha` is the rank."""
-    base.unet.add_adapter(_config(rank, UNET_TARGETS), adapter_name=name)
-    if text:
-        for encoder in (base.text.first, base.text.second):
-            encoder.add_adapter(_config(rank // 2, TEXT_TARGETS), adapter_name=name)
-
-
-def load_lora(work: Path, base: Base, name: str) -> None:
-    """Add a trained LoRA (untrained before its step)."""
-    add_lora(base, name, LORA_RANKS[name], text=name == "clay")
-    if (file := work / f"checkpoints/lora_{name}.safetensors").exists():
-        load_average(file, base)
-
-
-LORA_RANKS = {"clay": 16, "toy": 8}
-
-
-def _config(rank: int, targets: list[str]) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets)
 
 
 def fold_latents(vae: Vae, mean: torch.Tensor, deviation: torch.Tensor) -> None:

@@ -1,6 +1,7 @@
 """The IP-Adapter's image encoder: a small CLIP vision model whose embedding holds colours, layout and subject.
 
-It learns by reading a picture's tags and 4x4 colour layout off its embedding; those read-outs are thrown away.
+It learns by reading a picture's tags, its 8x8 colours and where its edges lie off the embedding; those read-outs are
+thrown away.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from claygraph.miniature.networks import ImageEncoder
 from claygraph.miniature.train_taggers import TAGS, Examples
-from claygraph.miniature.training import Trainer, device, load_average
+from claygraph.miniature.training import Group, Trainer, device, load_average
 
-SIDE = 64
+SIDE, WIDTH, GRID = 64, 192, 8
+"""Input side in pixels, width of the embedding, cells a side of the layout it must hold."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROCESSOR = {
@@ -39,14 +41,14 @@ PROCESSOR = {
 
 
 def make_image_encoder() -> ImageEncoder:
-    """An untrained encoder: 64 px, patches of 8, embedding of 96."""
+    """An untrained encoder: 64 px, patches of 8."""
     shape: dict[str, Any] = {
         "hidden_size": 96,
         "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 3,
     }
-    return CLIPVisionModelWithProjection(CLIPVisionConfig(**shape, image_size=SIDE, patch_size=8, projection_dim=96))
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**shape, image_size=SIDE, patch_size=8, projection_dim=WIDTH))
 
 
 def normalise(pictures: torch.Tensor) -> torch.Tensor:
@@ -62,14 +64,24 @@ class _Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = make_image_encoder()
-        self.tags, self.layout = nn.Linear(96, len(TAGS)), nn.Linear(96, 48)
+        self.tags, self.colours = nn.Linear(WIDTH, len(TAGS)), nn.Linear(WIDTH, 3 * GRID**2)
+        self.edges = nn.Linear(WIDTH, GRID**2)
 
     def loss(self, pictures: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Tag cross-entropy plus squared error of the 4x4 colours; pictures [N,3,H,W] in 0..1."""
-        embedding = F.layer_norm(self.encoder(normalise(pictures)).image_embeds, (96,))
+        """Tag cross-entropy plus squared errors of colours and edges; pictures [N,3,H,W] in 0..1."""
+        embedding = F.layer_norm(self.encoder(normalise(pictures)).image_embeds, (WIDTH,))
         tag_loss = F.binary_cross_entropy_with_logits(self.tags(embedding), wanted)
-        colours = F.adaptive_avg_pool2d(pictures, 4).flatten(1)
-        return 5 * tag_loss + 10 * F.mse_loss(self.layout(embedding), colours)
+        colours = F.adaptive_avg_pool2d(pictures, GRID).flatten(1)
+        layout = F.mse_loss(self.colours(embedding), colours) + F.mse_loss(self.edges(embedding), edge_layout(pictures))
+        return 5 * tag_loss + 10 * layout
+
+
+def edge_layout(pictures: torch.Tensor) -> torch.Tensor:
+    """How much edge each of 8x8 cells holds, relative to the picture's own mean: [N,64] of pictures [N,3,H,W]."""
+    grey = F.interpolate(pictures.mean(1, keepdim=True), (SIDE, SIDE), mode="bilinear", antialias=True)
+    slopes = F.pad(grey.diff(dim=-1).abs(), (0, 1)) + F.pad(grey.diff(dim=-2).abs(), (0, 0, 0, 1))
+    cells = F.adaptive_avg_pool2d(slopes, GRID).flatten(1)
+    return 0.25 * cells / (cells.mean(1, keepdim=True) + 0.01)
 
 
 def train_image_encoder(work: Path, minutes: float) -> None:
@@ -77,7 +89,7 @@ def train_image_encoder(work: Path, minutes: float) -> None:
     torch.manual_seed(3)
     reader, examples = _Reader().to(device()), Examples(work, seed=33)
     trainer = Trainer(
-        work / "checkpoints/image_encoder.safetensors", reader, [(list(reader.parameters()), 1e-3)], 0.995
+        work / "checkpoints/image_encoder.safetensors", reader, [Group(list(reader.parameters()), 1e-3)], 0.995
     )
 
     def loss(_: float) -> torch.Tensor:
@@ -97,7 +109,7 @@ def load_image_encoder(work: Path) -> ImageEncoder:
 
 
 def embed(encoder: ImageEncoder, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Image embeddings [N,96] of RGB uint8 [N,H,W,3]."""
+    """Image embeddings [N,192] of RGB uint8 [N,H,W,3]."""
     with torch.no_grad():
         values = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
         embeddings: torch.Tensor = encoder(normalise(values)).image_embeds

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from claygraph.miniature.family import Base
+from claygraph.miniature.image_encoder import WIDTH
 from claygraph.miniature.networks import TEXT_WIDTH, Unet
 from claygraph.miniature.training import load_average
 
-IMAGE_WIDTH, IMAGE_TOKENS = 96, 4
+IMAGE_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class BlockSet:
+    """Spatial transformers (numbered in call order) that read the picture, and how often this set is trained."""
+
+    share: float
+    blocks: tuple[int, ...]
+
+
+BLOCK_SETS = {
+    "style and composition": BlockSet(0.4, (3, 6)),
+    "style": BlockSet(0.2, (6,)),
+    "composition": BlockSet(0.2, (3,)),
+    "all": BlockSet(0.2, tuple(range(11))),
+}
+FILE_ORDER = (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 4)
+"""The block of each cross-attention of `cross_attentions`: files count down, up, middle."""
 
 State = dict[str, dict[str, torch.Tensor]]
 
@@ -21,7 +42,7 @@ def add_ip_adapter(unet: Unet) -> None:
     context = 2 * TEXT_WIDTH
     state: State = {
         "image_proj": {
-            "proj.weight": torch.randn(IMAGE_TOKENS * context, IMAGE_WIDTH) * IMAGE_WIDTH**-0.5,
+            "proj.weight": torch.randn(IMAGE_TOKENS * context, WIDTH) * WIDTH**-0.5,
             "proj.bias": torch.zeros(IMAGE_TOKENS * context),
             "norm.weight": torch.ones(context),
             "norm.bias": torch.zeros(context),
@@ -40,10 +61,10 @@ def cross_attentions(unet: Unet) -> list[nn.Module]:
     return [unet.get_submodule(n.removesuffix(".processor")) for n in unet.attn_processors if "attn2" in n]
 
 
-def ip_parameters(unet: Unet) -> list[nn.Parameter]:
-    """Everything the adapter trains."""
-    processors = [p for a in cross_attentions(unet) for p in a.processor.parameters()]  # type: ignore[union-attr]
-    return [*unet.encoder_hid_proj.parameters(), *processors]
+def set_blocks(unet: Unet, blocks: Collection[int]) -> None:
+    """Let only these blocks read the picture, each at strength 1."""
+    for block, attention in zip(FILE_ORDER, cross_attentions(unet), strict=True):
+        attention.processor.scale = [float(block in blocks)]  # type: ignore[union-attr]
 
 
 def ip_tensors(unet: Unet) -> dict[str, torch.Tensor]:
@@ -59,8 +80,9 @@ def ip_tensors(unet: Unet) -> dict[str, torch.Tensor]:
 
 
 def load_ip_adapter(work: Path, base: Base) -> None:
-    """Add the trained adapter (untrained before its step)."""
+    """Add the adapter, as far as it is trained; all blocks read it."""
     torch.manual_seed(6)
     add_ip_adapter(base.unet)
-    if (file := work / "checkpoints/ip_adapter.safetensors").exists():
-        load_average(file, base)
+    for name, prefix in (("base", "base."), ("ip_adapter", "")):
+        if (file := work / f"checkpoints/{name}.safetensors").exists():
+            load_average(file, base, prefix)

@@ -43,9 +43,9 @@ class Pool:
         mine = [i for i in range(len(self.solid)) if (i % 12 == 5) == held_out]
         self.emoji, self.paired = mine, [i for i in mine if paired[i]]
 
-    def photo(self, height: int, width: int) -> Picture:
-        """A random crop of a photo."""
-        index = int(self.random.integers(len(self.photos)))
+    def photo(self, height: int, width: int, index: int | None = None) -> Picture:
+        """A random crop of a photo, a random one unless its index is given."""
+        index = int(self.random.integers(len(self.photos))) if index is None else index
         pixels = self._crop(self.photos[index], height, width)
         return Picture(pixels, ("photo", self.photo_captions[index], *colour_tags(pixels)))
 
@@ -54,7 +54,8 @@ class Pool:
         index = int(self.random.choice(self.paired if kind == "flat" else self.emoji))
         back = self.photo(height, width).pixels if kind == "scene" else self.gradient(height, width)
         pixels = self._place((self.flat if kind == "flat" else self.solid)[index], back)[0]
-        return Picture(pixels, self._emoji_tags(index, "flat" if kind == "flat" else "3d", pixels), index)
+        tags = self._emoji_tags(index, "flat" if kind == "flat" else "3d", pixels)
+        return Picture(pixels, ("photo", *tags) if kind == "scene" else tags, index)
 
     def twins(self, height: int, width: int) -> tuple[Picture, Picture]:
         """The same emoji drawn flat and as a 3D toy, in the same place on the same ground."""

@@ -1,35 +1,89 @@
-"""Step `base`: UNet and text encoders on photos, 3D and flat emoji. Clay is left out: that is the LoRA's part."""
+"""Step `base`: UNet, text encoders, ControlNet and IP-Adapter at once, on photos, 3D and flat emoji.
+
+Together, because each alone learns slowly against a frozen rest: here hints and image prompts come and go at random
+from the first step on, so the base works with and without them. Clay is left out: that is the LoRA's part.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from claygraph.miniature.diffusion import Latents, Noise
+from claygraph.miniature.diffusion import Batch, Latents, Noise
 from claygraph.miniature.family import Base, vocabulary
-from claygraph.miniature.networks import added
-from claygraph.miniature.training import Trainer, device, half
+from claygraph.miniature.image_encoder import load_image_encoder, normalise
+from claygraph.miniature.ip_adapter import BLOCK_SETS, add_ip_adapter, set_blocks
+from claygraph.miniature.networks import ControlNet, ImageEncoder, added, make_controlnet
+from claygraph.miniature.training import Group, Trainer, device, half
+
+CONTROL, IMAGE = 0.55, 0.5
+"""Shares of batches with a hint and with an image prompt."""
+Extra = dict[str, object]
+
+
+class Joint(nn.Module):
+    """What is trained together, and the frozen image encoder beside it."""
+
+    def __init__(self, base: Base, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.base = base
+        self.controlnet: ControlNet = make_controlnet(base.unet)
+        add_ip_adapter(base.unet)
+        self.encoder = encoder.requires_grad_(False)
+
+    def groups(self) -> list[Group]:
+        """Parameters with their learning rates: Muon inside, AdamW at the ends and for what starts at zero."""
+        ends = ("conv_in.", "conv_out.", "controlnet_", "processor.", "encoder_hid_proj.")
+        named = [*self.base.unet.named_parameters(), *self.controlnet.named_parameters()]
+        return [
+            Group([p for n, p in named if not any(end in n for end in ends)], 1.1e-3, muon=True),
+            Group([p for n, p in named if any(end in n for end in ends)], 2e-3),
+            Group(list(self.base.text.parameters()), 1.0e-3),
+        ]
 
 
 def train_base(work: Path, minutes: float) -> None:
     """Train with v-prediction on captions of style, subject and colours."""
     torch.manual_seed(0)
-    base = Base(vocabulary(work)).to(device())
+    base = Base(vocabulary(work))
     with torch.no_grad():
         base.unet.conv_out.weight.mul_(0.1)
-    data, noise = Latents(work, seed=0, with_base=True), Noise()
-    groups = [(list(base.unet.parameters()), 1.2e-3), (list(base.text.parameters()), 1.0e-3)]
-    trainer = Trainer(work / "checkpoints/base.safetensors", base, groups)
-    trainer.run(lambda progress: base_loss(base, data, noise, progress), minutes)
+    joint = Joint(base, load_image_encoder(work)).to(device())
+    data, noise = Latents(work, 0, "pictures", "pairs"), Noise()
+    trainer = Trainer(work / "checkpoints/base.safetensors", joint, joint.groups())
+    trainer.run(lambda progress: base_loss(joint, data, noise, progress), minutes)
 
 
-def base_loss(base: Base, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
+def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
     """The loss of one random batch."""
-    batch = data.draw(progress)
+    image, control = data.random.random() < IMAGE, data.random.random() < CONTROL
+    batch = data.draw(progress, dropped=0.4 if image else 0.1)
     noised = noise.like(batch.picture)
     x = noised.add(batch.picture)
     with half():
-        hidden, pooled = base.text(batch.prompts)
-        velocity = base.unet(x, noised.timesteps, hidden, added_cond_kwargs=added(pooled, x)).sample
-    return noised.loss(x, velocity.float(), batch.picture)
+        hidden, pooled = joint.base.text(batch.prompts)
+        conditions = added(pooled, x) | image_prompt(joint, batch, data, image)
+        extra = residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled) if control else {}
+        velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
+    return noised.velocity_loss(velocity.float(), batch.picture)
+
+
+def image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
+    """Image embeddings for a random set of blocks; composition alone sees false colours, so that layout is its part."""
+    name = str(data.random.choice(list(BLOCK_SETS), p=[b.share for b in BLOCK_SETS.values()])) if on else ""
+    set_blocks(joint.base.unet, BLOCK_SETS[name].blocks if on else ())
+    pixels = batch.pixels[:, data.random.permutation(3)] if name == "composition" else batch.pixels
+    with torch.no_grad():
+        embedding = joint.encoder(normalise(pixels)).image_embeds * float(on)
+    kept = torch.rand(len(pixels), 1, device=embedding.device) > 0.1
+    return {"image_embeds": [(embedding * kept)[:, None]]}
+
+
+def residuals(
+    controlnet: ControlNet, batch: Batch, x: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, pooled: torch.Tensor
+) -> Extra:
+    """The UNet call's extra arguments from a ControlNet's output at strength 1."""
+    down, middle = controlnet(x, t, hidden, batch.hint, added_cond_kwargs=added(pooled, x), return_dict=False)
+    return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

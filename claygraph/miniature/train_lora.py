@@ -1,8 +1,7 @@
-"""Step `lora`: the clay and the toy LoRA, bridge-trained: from a noised picture towards its clay (or toy) version.
+"""Steps `clay` and `toy`: LoRAs by bridge training, from a noised picture towards its styled version.
 
-img2img starts from a noised picture and ends in clay. On that way the latent is
-    x_t = signal_t (clay + mix (picture - clay)) + sigma_t noise,   mix = (sigma_t / signal_t) / (sigma_s / signal_s)
-with s the timestep of the start, if every step predicts the clay rightly. These are the states trained on.
+Along the way the picture's share fades as it would if the sampler had started from the noised picture, so training
+sees what img2img sees. Base, ControlNet and IP-Adapter are frozen; hints and image prompts come and go.
 """
 
 from __future__ import annotations
@@ -13,49 +12,70 @@ import numpy as np
 import torch
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise, Noised
-from claygraph.miniature.family import LORA_RANKS, Base, add_lora, load_base, load_controlnet
-from claygraph.miniature.networks import ControlNet, added
-from claygraph.miniature.train_controlnet import Residuals, residuals
-from claygraph.miniature.training import Trainer, device, half
+from claygraph.miniature.family import load_base
+from claygraph.miniature.image_encoder import load_image_encoder, normalise
+from claygraph.miniature.ip_adapter import BLOCK_SETS, set_blocks
+from claygraph.miniature.lora import add_lora, products
+from claygraph.miniature.networks import added
+from claygraph.miniature.train_base import Extra, Joint, residuals
+from claygraph.miniature.training import Group, Trainer, device, half, load_average
 
-WORDS = {
+CONTROL, IMAGE = 0.75, 0.4
+WORDS: dict[str, tuple[str, ...]] = {
     "clay": ("claymation", "made-of-clay", "clay", "claymation, made-of-clay", "plasticine figure, claymation"),
     "toy": ("vinyl toy", "3d toy", "toy", "3d render, toy"),
 }
+KINDS = {"clay": "pairs", "toy": "twins"}
 
 
 def train_lora(work: Path, name: str, minutes: float) -> None:
-    """Train one LoRA on the frozen base, with the frozen ControlNet randomly on."""
+    """Train one LoRA on UNet and text encoders."""
     torch.manual_seed(4)
-    base = load_base(work).requires_grad_(False).to(device())
-    controlnet = load_controlnet(work, base).requires_grad_(False).to(device())
-    add_lora(base, name, LORA_RANKS[name], text=name == "clay")
-    data, noise = Latents(work, seed=4, kind="pairs" if name == "clay" else "twins"), Noise()
-    groups = [([p for p in base.parameters() if p.requires_grad], 1.5e-3)]
-    trainer = Trainer(work / f"checkpoints/lora_{name}.safetensors", base, groups, decay=0.995)
-    trainer.run(lambda progress: lora_loss(base, controlnet, data, noise, progress, WORDS[name]), minutes)
+    joint = load_joint(work).requires_grad_(False).to(device())
+    add_lora(joint.base, name)
+    joint.to(device())
+    parameters = [p for product in products(joint.base).values() for p in product.parameters()]
+    data, noise = Latents(work, 4, KINDS[name]), Noise()
+    trainer = Trainer(work / f"checkpoints/lora_{name}.safetensors", joint.base, [Group(parameters, 2.5e-4, muon=True)])
+    trainer.run(lambda progress: lora_loss(joint, data, noise, progress, WORDS[name]), minutes)
 
 
-def lora_loss(
-    base: Base, controlnet: ControlNet, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]
-) -> torch.Tensor:
+def load_joint(work: Path) -> Joint:
+    """The trained base with its ControlNet, IP-Adapter and image encoder."""
+    joint = Joint(load_base(work), load_image_encoder(work))
+    if (file := work / "checkpoints/base.safetensors").exists():
+        load_average(file, joint)
+    if (file := work / "checkpoints/ip_adapter.safetensors").exists():
+        load_average(file, joint.base)
+    return joint.eval()
+
+
+def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]) -> torch.Tensor:
     """The loss of one random batch."""
     batch = data.draw(progress, dropped=0.15)
-    noised = noise.like(batch.clay, high=0.95)
+    noised = noise.like(batch.clay, high=0.97)
     x = noised.add(batch.clay + mix(noise, noised, data.random) * (batch.picture - batch.clay))
     with half():
-        hidden, pooled = base.text([_styled(p, words, data.random) for p in batch.prompts])
-        extra = _control(controlnet, batch, x, noised, hidden, pooled) if data.random.random() < 0.75 else {}
-        velocity = base.unet(x, noised.timesteps, hidden, added_cond_kwargs=added(pooled, x), **extra).sample
+        hidden, pooled = joint.base.text([_styled(p, words, data.random) for p in batch.prompts])
+        conditions = added(pooled, x) | _image_prompt(joint, batch, data.random.random() < IMAGE)
+        extra = _control(joint, batch, x, noised, hidden, pooled) if data.random.random() < CONTROL else {}
+        velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
     error = (noised.clean_of(x, velocity.float()) - batch.clay).square().mean((1, 2, 3))
     return (error / noised.sigma.flatten().square().clamp(min=0.1)).mean()
 
 
 @torch.no_grad()
+def _image_prompt(joint: Joint, batch: Batch, on: bool) -> Extra:
+    """The picture itself as style and composition, as the default graph has it."""
+    set_blocks(joint.base.unet, BLOCK_SETS["style and composition"].blocks if on else ())
+    return {"image_embeds": [joint.encoder(normalise(batch.pixels)).image_embeds[:, None]]}
+
+
+@torch.no_grad()
 def _control(
-    controlnet: ControlNet, batch: Batch, x: torch.Tensor, noised: Noised, hidden: torch.Tensor, pooled: torch.Tensor
-) -> Residuals:
-    return residuals(controlnet, batch, x, noised.timesteps, hidden, pooled)
+    joint: Joint, batch: Batch, x: torch.Tensor, noised: Noised, hidden: torch.Tensor, pooled: torch.Tensor
+) -> Extra:
+    return residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled)
 
 
 def mix(noise: Noise, noised: Noised, random: np.random.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from claygraph.miniature import tags as vocabulary
 from claygraph.miniature.pictures import Pool
 from claygraph.miniature.tagger_networks import SIDE, Tagger, make_tagger
-from claygraph.miniature.training import Trainer, device
+from claygraph.miniature.training import Group, Trainer, device
 
 NAMES = ("moat", "vit")
 BATCH = 24
@@ -34,7 +34,7 @@ def train_tagger(work: Path, name: str, minutes: float) -> None:
     torch.manual_seed(NAMES.index(name))
     tagger = make_tagger(name, len(TAGS)).to(device())
     examples = Examples(work, seed=20 + NAMES.index(name))
-    groups = [(list(tagger.parameters()), 1.5e-3)]
+    groups = [Group(list(tagger.parameters()), 1.2e-3, muon=True)]
     trainer = Trainer(work / f"checkpoints/tagger_{name}.safetensors", tagger, groups, decay=0.995)
     trainer.run(lambda _: _loss(tagger, *examples.batch(BATCH)), minutes)
 
@@ -48,7 +48,7 @@ class Examples:
 
     def __init__(self, work: Path, seed: int, held_out: bool = False) -> None:
         self.pool = Pool(work, seed, held_out)
-        folder = work / ("pairs_held_out" if held_out else "pairs")
+        folder = work / ("held_out" if held_out else "pairs")
         stored = [np.load(f) for f in sorted(folder.glob("*.npz")) if ".part" not in f.name]
         self.clay = [(s["clay"], s["tags"]) for s in stored]
 

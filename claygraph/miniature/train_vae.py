@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from claygraph.miniature.networks import Vae, make_vae
 from claygraph.miniature.pictures import Pool
-from claygraph.miniature.training import Trainer, device, load_average
+from claygraph.miniature.training import Group, Trainer, device, load_average
 from claygraph.miniature.vae_start import linear_start
 
 SIDE, BATCH = 64, 4
@@ -23,7 +23,7 @@ def train_vae(work: Path, minutes: float) -> None:
     vae, crops = make_vae(), Crops(work, seed=1)
     linear_start(vae, torch.cat([crops.batch(SIDE, BATCH) for _ in range(16)]))
     vae.to(device())
-    trainer = Trainer(work / "checkpoints/vae.safetensors", vae, [(list(vae.parameters()), 4e-4)])
+    trainer = Trainer(work / "checkpoints/vae.safetensors", vae, [Group(list(vae.parameters()), 4e-4)])
     trainer.run(lambda _: _loss(vae, crops.batch(SIDE, BATCH)), 0.4 * minutes)
 
 
@@ -36,7 +36,7 @@ def train_decoder(work: Path, minutes: float) -> None:
         *vae.decoder.requires_grad_(True).parameters(),
         *vae.post_quant_conv.requires_grad_(True).parameters(),
     ]
-    trainer = Trainer(work / "checkpoints/decoder.safetensors", vae, [(parameters, 4e-4)])
+    trainer = Trainer(work / "checkpoints/decoder.safetensors", vae, [Group(parameters, 4e-4)])
     trainer.run(lambda _: _loss(vae, crops.batch(96, 3)), 0.6 * minutes)
 
 

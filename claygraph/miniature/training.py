@@ -8,15 +8,26 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-Group = tuple[Sequence[nn.Parameter], float]
+from claygraph.miniature.muon import Muon
+
 SAVE_EVERY = 60.0  # seconds
+MATRICES = 5.5
+"""Muon's rate for one of AdamW's."""
+
+
+class Group(NamedTuple):
+    """Parameters with their peak learning rate; `muon` for the matrices of an inner layer."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    muon: bool = False
 
 
 def device() -> torch.device:
@@ -34,12 +45,11 @@ class Trainer:
 
     def __init__(self, file: Path, module: nn.Module, groups: Sequence[Group], decay: float = 0.998) -> None:
         self.file, self.decay = file, decay
-        chosen = {id(p) for group, _ in groups for p in group}
+        chosen = {id(p) for group in groups for p in group.parameters if p.requires_grad}
         self.named = {n: p for n, p in module.named_parameters() if id(p) in chosen}
         self.average = {n: p.detach().clone() for n, p in self.named.items()}
-        self.peaks = [rate for _, rate in groups]
-        parameters = [{"params": list(group)} for group, _ in groups]
-        self.optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimisers = _optimisers(groups)
+        self.peaks = [[g["lr"] for g in o.param_groups] for o in self.optimisers]
         self.step, self.elapsed = 0, 0.0
 
     def run(self, loss_of: Callable[[float], torch.Tensor], minutes: float, max_steps: int | None = None) -> None:
@@ -67,13 +77,15 @@ class Trainer:
 
     def _update(self, loss_of: Callable[[float], torch.Tensor], progress: float) -> float:
         factor = min(1.0, (self.step + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))))
-        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+        for optimiser, peaks in zip(self.optimisers, self.peaks, strict=True):
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
         loss = loss_of(progress)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(list(self.named.values()), 1.0)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         self.step += 1
         weight = 1 - min(self.decay, (self.step + 1) / (self.step + 20))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.named.values()], weight)
@@ -90,7 +102,7 @@ class Trainer:
         tensors = {f"model.{n}": p.detach().contiguous() for n, p in self.named.items()}
         tensors |= {f"average.{n}": p.contiguous() for n, p in self.average.items()}
         for name, parameter in self.named.items():
-            state = self.optimiser.state.get(parameter, {})
+            state = self._optimiser_of(parameter).state.get(parameter, {})
             tensors |= {f"{key}.{name}": state[key].contiguous() for key in ("exp_avg", "exp_avg_sq") if key in state}
         self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
@@ -108,17 +120,36 @@ class Trainer:
                 parameter.copy_(stored.get_tensor(f"model.{name}"))
                 self.average[name].copy_(stored.get_tensor(f"average.{name}"))
                 if f"exp_avg.{name}" in stored.keys():  # noqa: SIM118
-                    self.optimiser.state[parameter] = self._moments(stored, name, parameter)
+                    self._optimiser_of(parameter).state[parameter] = self._moments(stored, name, parameter)
 
     def _moments(self, stored: Any, name: str, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        first, second = (stored.get_tensor(f"{k}.{name}").to(parameter.device) for k in ("exp_avg", "exp_avg_sq"))
-        return {"step": torch.tensor(float(self.step)), "exp_avg": first, "exp_avg_sq": second}
+        kinds = [k for k in ("exp_avg", "exp_avg_sq") if f"{k}.{name}" in stored.keys()]  # noqa: SIM118
+        moments = {kind: stored.get_tensor(f"{kind}.{name}").to(parameter.device) for kind in kinds}
+        return {"step": torch.tensor(float(self.step)), **moments}
+
+    def _optimiser_of(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        held = (o for o in self.optimisers for g in o.param_groups if any(p is parameter for p in g["params"]))
+        return next(held)
 
 
-def load_average(file: Path, module: nn.Module) -> None:
-    """Put the averaged weights of a checkpoint into the module's parameters of the same names."""
+def _optimisers(groups: Sequence[Group]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of groups that want it, AdamW for all else."""
+    matrices = [([p for p in g.parameters if g.muon and p.ndim > 1], g.rate * MATRICES) for g in groups]
+    others = [([p for p in g.parameters if not (g.muon and p.ndim > 1)], g.rate) for g in groups]
+    made: list[torch.optim.Optimizer] = []
+    for kind, wanted in ((Muon, matrices), (torch.optim.AdamW, others)):
+        sets = [{"params": parameters, "lr": rate} for parameters, rate in wanted if parameters]
+        if sets:
+            settings = {"lr": 0.0} if kind is Muon else {"betas": (0.9, 0.99), "weight_decay": 1e-4}
+            made.append(kind(sets, **settings))
+    return made
+
+
+def load_average(file: Path, module: nn.Module, prefix: str = "") -> None:
+    """Put a checkpoint's averaged weights, those under `prefix`, into the module's parameters of the same names."""
     parameters = dict(module.named_parameters())
     with safe_open(file, "pt") as stored, torch.no_grad():
         for key in stored.keys():  # noqa: SIM118
-            if key.startswith("average."):
-                parameters[key.removeprefix("average.")].copy_(stored.get_tensor(key))
+            name = key.removeprefix(f"average.{prefix}")
+            if name != key and name in parameters:
+                parameters[name].copy_(stored.get_tensor(key))
