@@ -21,7 +21,7 @@ from safetensors import safe_open
 from claygraph import files
 from claygraph.diffusion import lora_files
 from claygraph.diffusion.lora_changes import Change, Layer, apply, channels, make, per_row, with_bias
-from claygraph.diffusion.lora_files import PeftSettings, Roles
+from claygraph.diffusion.lora_files import Roles
 from claygraph.diffusion.lora_fit import match
 from claygraph.diffusion.lora_names import BLOCKS, block_of
 from claygraph.errors import WeightsError
@@ -120,8 +120,9 @@ def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) ->
         settings, tensors = lora_files.peft_settings(path, part), _read(path, fit.layers, memory.device)
         for name, roles in fit.layers.items():
             found = {role: tensors[tensor] for role, tensor in roles.items()}
-            scale = _scale(path, roles, found, settings, fit.spelled[name].removeprefix(f"{part}."))
-            _put(module, name, found, scale, stack, lora)
+            rank = lora_files.rank(found)
+            alpha = settings.alpha(fit.spelled[name].removeprefix(f"{part}."), rank)
+            _put(module, name, found, _scale(found, alpha, rank), stack, lora)
         stack.attached[lora.digest] = len(fit.layers)
     return stack.attached[lora.digest]
 
@@ -134,7 +135,7 @@ def _read(path: Path, layers: Mapping[str, Roles], device: torch.device) -> dict
     """The tensors of these layers, in the file's dtype; raises ``WeightsError`` for one that is not finite."""
     with safe_open(path, framework="pt", device=str(device)) as file:
         tensors = {name: file.get_tensor(name) for roles in layers.values() for name in roles.values()}
-    finite = [tensor.isfinite().all() for tensor in tensors.values()]
+    finite = [(tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all() for tensor in tensors.values()]
     if finite and not torch.stack(finite).all():
         name = next(name for name, good in zip(tensors, finite, strict=True) if not good)
         raise WeightsError(
@@ -143,11 +144,10 @@ def _read(path: Path, layers: Mapping[str, Roles], device: torch.device) -> dict
     return tensors
 
 
-def _scale(path: Path, roles: Roles, found: Mapping[str, torch.Tensor], settings: PeftSettings, layer: str) -> float:
-    """alpha / rank; 1 where alpha is missing or 0 (kohya's rule), and for kinds that have no rank."""
-    rank = lora_files.rank(roles, lora_files.held(path).shapes)
-    alpha = float(found["alpha"].flatten()[0]) if "alpha" in found else settings.alpha(layer, rank)
-    return alpha / rank or 1.0 if rank else 1.0
+def _scale(found: Mapping[str, torch.Tensor], alpha: float, rank: int) -> float:
+    """alpha / rank, where the file's own alpha counts before ``alpha``; 1 without a rank or an alpha (kohya's rule)."""
+    own = float(found["alpha"].flatten()[0]) if "alpha" in found and found["alpha"].numel() else alpha
+    return own / rank or 1.0 if rank else 1.0
 
 
 def _put(
@@ -157,7 +157,7 @@ def _put(
     try:
         change = make(found, scale, layer)
         bias = found["diff_b"].to(layer.weight.dtype).reshape(layer.weight.shape[:1]) if "diff_b" in found else None
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"lora {files.locate(lora.path).name!r} does not fit together at {name}: {reason}; fetch it again."

@@ -195,6 +195,8 @@ def _pair(found: Found, scale: float, layer: Layer) -> tuple[Tensor, Tensor]:
     down, up = found["down"], scale * found["up"].flatten(1)
     if "mid" in found:
         down = torch.einsum("orhw,ri->oihw", found["mid"], down.flatten(1))
+    if up.shape[1] != len(down):
+        raise ValueError(f"the rank of one half is {up.shape[1]}, of the other {len(down)}")
     if isinstance(layer, torch.nn.Conv2d):
         return down.reshape(len(down), *layer.weight.shape[1:]), up[:, :, None, None]
     return down.flatten(1), up

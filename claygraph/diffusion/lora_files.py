@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite, prod
@@ -181,10 +181,9 @@ _KINDS = [
 ]
 
 
-def rank(roles: Roles, shapes: Mapping[str, Shape]) -> int:
+def rank(found: Mapping[str, Sized]) -> int:
     """What alpha is divided by: the rank of the (second) factor that is a product; 0 where none is."""
-    factor = next((roles[role] for role in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if role in roles), None)
-    return shapes[factor][0] if factor else 0
+    return next((len(found[role]) for role in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if role in found), 0)
 
 
 @dataclass(frozen=True)
@@ -214,7 +213,7 @@ def peft_settings(path: Path, part: str) -> PeftSettings:
         usual = float(settings.get(f"{part}.lora_alpha") or 0.0)
         special = dict(settings.get(f"{part}.alpha_pattern") or {})
         alphas = tuple((str(name).strip("^$").replace("\\", ""), float(alpha)) for name, alpha in special.items())
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"lora {path.name!r} has metadata (lora_adapter_metadata) that cannot be read: {error}."
         ) from None
