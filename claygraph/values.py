@@ -98,11 +98,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Lora:
-    """One LoRA of the stack, with its strength on the UNet (``model``) and on the text encoders (``clip``)."""
+    """One LoRA of the stack, with its strength on the UNet (``model``) and on the text encoders (``clip``).
+
+    ``blocks`` are multipliers of ``model`` for blocks of the UNet by name (IN04, MID, OUT ...). ``layers`` says for
+    each component how many layers the file changes, and how many of its layers the component does not have.
+    """
 
     weights: Weights
     model: float = 1.0
     clip: float = 1.0
+    blocks: tuple[tuple[str, float], ...] = ()
+    layers: tuple[tuple[str, int, int], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, eq=False)

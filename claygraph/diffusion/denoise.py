@@ -13,13 +13,13 @@ from claygraph.diffusion.checkpoint import load_unet
 from claygraph.diffusion.controlnet import residuals
 from claygraph.diffusion.image_attention import image_prompts
 from claygraph.diffusion.lora import attach, set_strengths
+from claygraph.diffusion.lora_blocks import by_block, summed
 from claygraph.diffusion.rows import Row, rows_of, table_of
 from claygraph.diffusion.schedules import timestep_of
 
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import Denoise
     from claygraph.memory import Memory
-    from claygraph.values import Model
 
 SIZE_UNIT = 8
 
@@ -40,7 +40,7 @@ def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     x = torch.cat([row.call.x.to(memory.device, torch.float32) for row in rows])
     sigma = torch.tensor([row.call.sigma for row in rows], device=memory.device)[:, None, None, None]
     inputs = _inputs(rows, x / (sigma**2 + 1).sqrt(), memory)
-    set_strengths(unet, [_lora_strengths(row.model) for row in rows])
+    set_strengths(unet, [summed((lora.weights.digest, by_block(lora)) for lora in row.model.loras) for row in rows])
     extra = residuals(unet, rows, inputs, memory)
     with image_prompts(unet, rows, memory):
         output = unet(**inputs, **extra, return_dict=False)[0].float()
@@ -80,14 +80,6 @@ def _text(rows: Sequence[Row]) -> Tensor:
     hidden = [torch.tensor(row.conditioning.hidden) for row in rows]
     length = math.lcm(*{len(each) for each in hidden})
     return torch.stack([each.repeat(length // len(each), 1) for each in hidden])
-
-
-def _lora_strengths(model: Model) -> dict[str, float]:
-    """Strength of each LoRA file; one listed twice counts with the sum."""
-    total: dict[str, float] = {}
-    for each in model.loras:
-        total[each.weights.digest] = total.get(each.weights.digest, 0.0) + each.model
-    return total
 
 
 def _guided(calls: Sequence[Denoise], halves: Tensor) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from claygraph.diffusion import lora
 from claygraph.diffusion.checkpoint import load_text_encoders, load_tokenizer
+from claygraph.diffusion.lora_blocks import summed
 from claygraph.diffusion.tokens import EMPTY, EOS, Chunk, chunks
 from claygraph.values import Conditioning
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
 
 PADS = {"text_encoder": EOS, "text_encoder_2": 0}
-Strengths = tuple[tuple[str, float], ...]
+Strengths = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 class Row(NamedTuple):
@@ -44,11 +45,9 @@ def _prompt(call: EncodeText, memory: Memory) -> tuple[list[Chunk], Strengths]:
     tokenizer = memory.get(
         ("tokenizer", call.checkpoint.weights, call.checkpoint.config), lambda: load_tokenizer(call.checkpoint)
     )
-    strengths: dict[str, float] = {}
-    for item in call.loras:
-        strengths[item.weights.digest] = strengths.get(item.weights.digest, 0.0) + item.clip
+    strengths = summed((item.weights.digest, (item.clip,)) for item in call.loras)
     found = chunks(call.text, lambda segment: tokenizer(segment, add_special_tokens=False)["input_ids"])
-    return found, tuple((digest, strength) for digest, strength in strengths.items() if strength)
+    return found, tuple(strengths.items())
 
 
 def _rows(prompt: Sequence[Chunk], strengths: Strengths) -> list[Row]:
@@ -61,7 +60,7 @@ def _run(call: EncodeText, rows: Sequence[Row], memory: Memory) -> tuple[torch.T
     """Hidden states float32 ``[rows, 77, channels of both]`` and pooled vectors float32 ``[rows, channels]``."""
     key = ("text_encoders", call.checkpoint.weights, call.checkpoint.config)
     encoders = memory.get(key, lambda: load_text_encoders(call.checkpoint, memory))
-    used = {digest for row in rows for digest, _ in row.strengths}
+    used = {digest for row in rows for digest, strength in row.strengths if any(strength)}
     hidden = []
     for part, encoder in zip(PADS, encoders, strict=True):
         for item in (item for item in call.loras if item.weights.digest in used):
