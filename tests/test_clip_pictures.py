@@ -129,7 +129,7 @@ def test_full_adapters_turn_every_patch_into_a_token() -> None:
     with torch.no_grad():
         seen = encoder(preprocess(one.images[0].pixels, 224)[None], output_hidden_states=True).hidden_states[-2]
     first, second, norm = ([file[f"image_proj.proj.{n}.{kind}"] for kind in ("weight", "bias")] for n in (0, 2, 3))
-    expected = layer_norm(linear(gelu(linear(seen[0], *first)), *second), norm[0].shape, *norm)
+    expected = layer_norm(linear(gelu(linear(seen[0], *first)), *second), norm[0].shape, norm[0], norm[1])
     assert tokens.shape == (257, expected.shape[1])
     assert error(torch.tensor(tokens), expected) < 1e-5
 

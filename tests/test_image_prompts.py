@@ -116,7 +116,7 @@ def half_mask(size: int = 16) -> Any:
     return mask
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "V only": {},
     "K+V": {"scaling": "K+V"},
     "K+V penalty": {"scaling": "K+V w/ C penalty"},
@@ -159,7 +159,7 @@ def test_adapters_stack() -> None:
 
 def test_all_kinds_share_a_batch_and_are_their_calls_alone() -> None:
     other = weights(tiny_adapters.ip_adapter, "other_seed.safetensors", seed=77)
-    stacks = [(of_kind(name, seed),) for seed, name in enumerate(KINDS)]
+    stacks: list[tuple[ImagePrompt, ...]] = [(of_kind(name, seed),) for seed, name in enumerate(KINDS)]
     stacks += [(), (several(image_prompt(0.7), 2),), (replace(image_prompt(1.0), adapter=other), of_kind("mask"))]
     stacks += [(image_prompt(1.0, start=0.9),)]
     calls = [call(0.5 + n / 4, 2.0, n, image_prompts=stack) for n, stack in enumerate(stacks)]

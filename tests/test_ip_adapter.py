@@ -272,7 +272,7 @@ def test_an_adapter_for_another_family_is_refused_by_name() -> None:
         run(call(image_prompts=(other,)))
 
 
-KEY = {"ip_adapter.1.to_k_ip.weight": (64, 2048)}
+KEY: dict[str, tuple[int, ...]] = {"ip_adapter.1.to_k_ip.weight": (64, 2048)}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_other_kinds_of_file_are_refused(shapes: dict[str, tuple[int, ...]], sai
 
 @pytest.mark.parametrize("name", ["proj.weight", "latents", "proj.3.weight"])
 def test_plain_plus_and_full_files_are_accepted(name: str) -> None:
-    check_kind("x.safetensors", {f"image_proj.{name}": (1, 16, 1280)} | KEY)
+    check_kind("x.safetensors", KEY | {f"image_proj.{name}": (1, 16, 1280)})
     with pytest.raises(WeightsError, match="does not hold an IP-Adapter"):
         check_kind("x.safetensors", {f"image_proj.{name}": (1, 16, 1280)})
 

@@ -27,7 +27,7 @@ def stage(**settings: Any) -> IpAdapter:
 
 def result(one: IpAdapter, model: Model | None = None, **pictures: Image | Pictures) -> Model:
     """What the stage makes, its calls run as they come."""
-    task = one.run(model or Model(base()), picture(1, 30, 40), **pictures)  # type: ignore[arg-type]
+    task = one.run(model or Model(base()), picture(1, 30, 40), **pictures)
     value = None
     while True:
         try:
@@ -39,7 +39,8 @@ def result(one: IpAdapter, model: Model | None = None, **pictures: Image | Pictu
 
 def tokens_of(*images: Image) -> Any:
     one = stage()
-    (tokens,) = EmbedImages.run_batch([EmbedImages(*one.weights(), images)], memory())
+    adapter, encoder = one.weights()
+    (tokens,) = EmbedImages.run_batch([EmbedImages(adapter, encoder, images)], memory())
     return tokens
 
 

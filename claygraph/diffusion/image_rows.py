@@ -162,6 +162,9 @@ class Listeners:
 
 
 def _strength(each: Sequence[tuple[float, float, float]], like: Tensor) -> Strength:
-    key, mean, output = (like.new_tensor(numbers)[:, None, None] for numbers in zip(*each, strict=True))
-    scaled, centred = (any(numbers[place] != 1 for numbers in each) for place in (0, 1))
-    return Strength(key if scaled else None, mean if centred else None, output)
+    key, mean, output = ([numbers[place] for numbers in each] for place in range(3))
+    return Strength(_unless_one(key, like), _unless_one(mean, like), like.new_tensor(output)[:, None, None])
+
+
+def _unless_one(numbers: Sequence[float], like: Tensor) -> Tensor | None:
+    return None if all(number == 1 for number in numbers) else like.new_tensor(numbers)[:, None, None]
