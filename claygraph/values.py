@@ -37,6 +37,13 @@ class Image(_Arrays):
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """Several pictures for one port, in order."""
+
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True)
 class Tags:
     """What a tagger saw: ``(tag, probability)`` in the order they are to be written, not yet escaped."""
 
@@ -118,6 +125,9 @@ class ImagePrompt(_Arrays):
     ``tokens`` and ``negative`` are float32 ``[T, channels]`` (after the adapter's projection); ``scales`` has one
     strength for each of the spatial transformers in call order (0 first, 4 the middle, 3 composition, 6 style);
     ``start`` and ``end`` are fractions of the training schedule, 0 = pure noise, 1 = the clean picture.
+    ``scaling`` is what a strength multiplies (one of ``weight_types.SCALINGS``). In the ``swapped`` blocks the
+    negative half attends to ``tokens`` and the positive half to nothing. ``mask`` is float32 ``[H, W]``, 0 to 1 over
+    the whole picture: where the tokens are attended to.
     """
 
     adapter: Weights
@@ -126,6 +136,9 @@ class ImagePrompt(_Arrays):
     scales: tuple[float, ...]
     start: float = 0.0
     end: float = 1.0
+    scaling: str = "V only"
+    swapped: frozenset[int] = frozenset()
+    mask: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,11 @@ EMBEDDING = 20
 RESAMPLER_WIDTH = 128
 
 
-def ip_adapter(path: Path, dims: Dims = SMALL, plus: bool = False, tokens: int = 4, seed: int = 20) -> Path:
-    """Write an IP-Adapter; ``plus`` has a resampler over the encoder's penultimate states instead of a projection."""
-    shapes = _resampler(dims, tokens) if plus else _projection(dims, tokens)
+def ip_adapter(
+    path: Path, dims: Dims = SMALL, plus: bool = False, full: bool = False, tokens: int = 4, seed: int = 20
+) -> Path:
+    """Write an IP-Adapter; ``plus`` reads the encoder's penultimate states by a resampler, ``full`` by two layers."""
+    shapes = _resampler(dims, tokens) if plus else _full(dims) if full else _projection(dims, tokens)
     for number, (width, context) in enumerate(cross_attention_shapes(dims)):
         for name in ("to_k_ip", "to_v_ip"):
             shapes[f"ip_adapter.{2 * number + 1}.{name}.weight"] = (width, context)
@@ -36,6 +38,12 @@ def _projection(dims: Dims, tokens: int) -> Shapes:
     norm = {f"image_proj.norm.{kind}": (dims.context,) for kind in ("weight", "bias")}
     wide = tokens * dims.context
     return {**norm, "image_proj.proj.weight": (wide, EMBEDDING), "image_proj.proj.bias": (wide,)}
+
+
+def _full(dims: Dims) -> Shapes:
+    layers: Shapes = {"0": (ENCODER_WIDTH, ENCODER_WIDTH), "2": (dims.context, ENCODER_WIDTH), "3": (dims.context,)}
+    weights: Shapes = {f"image_proj.proj.{name}.weight": shape for name, shape in layers.items()}
+    return weights | {f"image_proj.proj.{name}.bias": shape[:1] for name, shape in layers.items()}
 
 
 def _resampler(dims: Dims, tokens: int) -> Shapes:

@@ -79,23 +79,27 @@ class DecodeLatent(Call[Image]):
 
 
 @dataclass(frozen=True, eq=False)
-class EmbedImage(Call["tuple[Floats, Floats]"]):
-    """A picture as image tokens: CLIP vision encoder, then the IP-Adapter's projection.
+class EmbedImages(Call["Floats"]):
+    """Pictures as image tokens, float32 ``[T, channels]``: CLIP vision encoder, then the IP-Adapter's projection.
 
-    The value is ``(tokens, negative)``, both float32 ``[T, channels]``; the unconditional half gets ``negative``.
+    Several are joined by ``combine`` (one of ``adapter_files.COMBINATIONS``). No picture at all gives the tokens of the
+    unconditional half. ``crop`` and ``sharpening`` are those of ``clip_pictures.prepare``.
     """
 
     adapter: Weights
     encoder: Weights
-    image: Image
-    name: ClassVar[str] = "embed_image"
+    images: tuple[Image, ...] = ()
+    combine: str = "concat"
+    crop: str = "none"
+    sharpening: float = 0.0
+    name: ClassVar[str] = "embed_images"
 
     @property
     def batch_key(self) -> Hashable:
         return self.adapter, self.encoder
 
     @classmethod
-    def run_batch(cls, calls: Sequence[EmbedImage], memory: Memory) -> list[tuple[Floats, Floats]]:
+    def run_batch(cls, calls: Sequence[EmbedImages], memory: Memory) -> list[Floats]:
         from claygraph.diffusion.ip_adapter import embed
 
         return embed(calls, memory)
@@ -150,7 +154,6 @@ class Denoise(Call["torch.Tensor"]):
         return (
             model.checkpoint,
             tuple(lora.weights for lora in model.loras),
-            tuple((p.adapter, p.tokens.shape) for p in model.image_prompts),
             tuple(control.weights for control in model.controls),
             tuple(self.x.shape),
             self.prompt.positive.hidden.shape,
