@@ -52,7 +52,7 @@ class KSampler(Stage):
 
         def denoise(x: Tensor, sigma: float) -> Denoise:
             step = sum(passed >= sigma for passed in sigmas)
-            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1)
+            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sigmas)
 
         latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
         x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])

@@ -125,7 +125,9 @@ class Denoise(Call["torch.Tensor"]):
     """One evaluation of the denoiser with classifier-free guidance.
 
     ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
-    the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half.
+    the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half. ``sigmas`` are those of
+    the run's schedule, by which a ControlNet's keyframes count its steps. ControlNets are no part of the batch key: a
+    batch may hold rows with different ones, and rows with none.
     """
 
     model: Model
@@ -135,6 +137,7 @@ class Denoise(Call["torch.Tensor"]):
     cfg: float
     step: int = 0
     steps: int = 1
+    sigmas: Sequence[float] = ()
     name: ClassVar[str] = "denoise"
 
     @property
@@ -144,7 +147,6 @@ class Denoise(Call["torch.Tensor"]):
             model.checkpoint,
             tuple(lora.weights for lora in model.loras),
             tuple((p.adapter, p.tokens.shape) for p in model.image_prompts),
-            tuple(control.weights for control in model.controls),
             tuple(self.x.shape),
             self.prompt.positive.hidden.shape,
             self.prompt.negative.hidden.shape,
