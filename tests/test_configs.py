@@ -11,7 +11,7 @@ from claygraph import plan
 from claygraph.explain import settings
 from claygraph.help import KNOBS, choices, groups, help_text
 
-MISSING = ("juggernaut_x_hyper", "sdxl", "plus", "claymation", "wd14")  # weights that are not shipped
+MISSING = ("juggernaut_x_hyper", "sdxl", "control_lora", "plus", "claymation", "wd14")  # weights that are not shipped
 
 
 @pytest.fixture(autouse=True)

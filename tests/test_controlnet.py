@@ -168,9 +168,7 @@ def test_a_control_for_another_family_is_refused(tmp_path: Path) -> None:
     save_file(tiny.draw(tiny.shapes_of("controlnet", config), 3), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config))
     other = Weights(str(tmp_path), files.digest(tmp_path))
-    with pytest.raises(
-        WeightsError, match=r"another kind of checkpoint: it reads text of width 48, this .* 80"
-    ):
+    with pytest.raises(WeightsError, match=r"another kind of checkpoint: it reads text of width 48, this .* 80"):
         run(call(controls=(control(weights=other),)))
 
 

@@ -100,7 +100,9 @@ def _layer(path: Path, name: str, layer: Any, own: Any, tensors: dict[str, Tenso
     try:
         if "up" in tensors:
             return Borrowed(own, **tensors)
-        layer.load_state_dict((dict(own.named_parameters(recurse=False)) if own is not None else {}) | tensors, assign=True)
+        layer.load_state_dict(
+            (dict(own.named_parameters(recurse=False)) if own is not None else {}) | tensors, assign=True
+        )
     except (RuntimeError, TypeError, ValueError) as error:
         raise _misfit(path, f"{_original(name)} has another shape") from error
     return layer  # type: ignore[no-any-return]
