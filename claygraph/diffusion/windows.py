@@ -60,9 +60,9 @@ def _why(name: str, item: Windowed, steps: Sequence[float], table: Table) -> str
     first, last = percent_of(steps[0], table), percent_of(steps[-1], table)
     high, low = (sigma_at_percent(share, table) for share in (item.start, item.end))
     if item.end < first:
-        remedy = f"give an end above {first:.3f}, or more denoise"
+        remedy = f"give an end of at least {math.ceil(1000 * first) / 1000}, or more denoise"
     elif item.start > last:
-        remedy = f"give a start below {last:.3f}, or more steps"
+        remedy = f"give a start of at most {math.floor(1000 * last) / 1000}, or more steps"
     else:
         remedy = "it lies between two steps: widen it, or take more steps"
     return (
