@@ -146,7 +146,7 @@ MASK = Image(np.repeat(np.random.default_rng(3).integers(0, 256, (64, 64, 1), dt
 @pytest.mark.parametrize("side", [64, 40])
 def test_a_mask_weighs_every_residual_at_its_own_size(side: int) -> None:
     pixels = cv2.resize(MASK.pixels, (side, side), interpolation=cv2.INTER_NEAREST)
-    one = call(controls=(control(1.1, mask=Image(pixels)),))
+    one = call(controls=(control(1.1, mask=Image(pixels.astype(np.uint8))),))
     full = cv2.resize(pixels[:, :, 0] / np.float32(255), (64, 64), interpolation=cv2.INTER_LINEAR)
 
     def weigh(place: int, negative: bool, parts: list[Tensor]) -> Sequence[Tensor]:

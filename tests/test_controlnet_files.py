@@ -196,7 +196,7 @@ def test_soft_weights_of_a_control_lora_are_its_ten_step_ramp() -> None:
 
 def test_a_control_lora_takes_no_memory_for_the_layers_it_borrows() -> None:
     run(call(controls=(control(weights=lora_weights()),)))
-    unet = memory().get(("unet", base().weights, None), lambda: None)
+    unet: Any = memory().get(("unet", base().weights, None), lambda: None)
     network = load(lora_weights(), unet, memory()).model
     assert network.down_blocks[0].resnets[0].conv1.layer is unet.down_blocks[0].resnets[0].conv1
     assert network.add_embedding.linear_1 is unet.add_embedding.linear_1

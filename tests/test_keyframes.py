@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, pi
 
 import pytest
@@ -73,7 +74,7 @@ def test_midpoint_evaluations_are_no_steps() -> None:
     assert passed_by(3.0, []) == [3.0]
 
 
-CURVES = {
+CURVES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: x,
     "ease-in": lambda x: x * x,
     "ease-out": lambda x: 2 * x - x * x,

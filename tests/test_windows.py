@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -13,9 +13,10 @@ from claygraph import commands
 from claygraph.diffusion import windows
 from claygraph.diffusion.schedules import sigma_at_percent, sigma_table
 from claygraph.diffusion.windows import never_act, percent_of, windows_of
+from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.sampler import KSampler
 from claygraph.values import Latent, Model
-from tests.controls import canny, control, schedule
+from tests.controls import control, schedule
 from tests.denoising import base, floats, image_prompt, memory, prompt
 
 TABLE = sigma_table()
@@ -82,7 +83,7 @@ def sampled(stage: KSampler, model: Model) -> Latent:
         try:
             call = task.send(value)
         except StopIteration as done:
-            return done.value
+            return cast(Latent, done.value)
         [value] = type(call).run_batch([call], memory())
 
 
@@ -119,6 +120,8 @@ def test_plan_tells_what_never_acts(overrides: list[str], note: str, capsys: pyt
     assert all(line.startswith(note) for line in notes)
 
 
-def test_full_windows_need_no_schedule() -> None:
-    assert KSampler(scheduler="beta").notes({"controlnet": Part()}) == ()  # type: ignore[dict-item]
-    assert canny().path
+def test_full_windows_need_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(KSampler, "sigmas")
+    assert KSampler().notes({"controlnet": ControlNet("x")}) == ()
+    with pytest.raises(AttributeError, match="sigmas"):
+        KSampler().notes({"controlnet": ControlNet("x", end=0.9)})
