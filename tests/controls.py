@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.schedules import sigma_table, sigmas_for
-from claygraph.values import Control, Weights
+from claygraph.stages.sampler import KSampler
+from claygraph.values import Control, Latent, Model, Weights
 from tests import tiny_adapters
-from tests.denoising import by_hand, diffusers_unet, picture, weights
+from tests.denoising import by_hand, diffusers_unet, floats, memory, picture, prompt, weights
 
 CLOSE = 5e-5
 HINT = picture(7, 64, 64)
@@ -83,3 +84,15 @@ def diffusers_result(
 def schedule(denoise: float = 1.0, steps: int = 6) -> list[float]:
     """The sigmas of a ``simple`` schedule."""
     return sigmas_for("simple", steps, denoise, table=sigma_table())
+
+
+def sampled(stage: KSampler, model: Model) -> Latent:
+    """What a stage makes when its calls are run one by one."""
+    task = stage.run(model, prompt(), Latent(floats(3, 4, 8, 8)))
+    value: Any = None
+    while True:
+        try:
+            call = task.send(value)
+        except StopIteration as done:
+            return cast(Latent, done.value)
+        [value] = type(call).run_batch([call], memory())

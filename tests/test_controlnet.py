@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import cv2
@@ -17,9 +18,13 @@ from claygraph.diffusion.controlnet import fit
 from claygraph.diffusion.controlnet_files import load
 from claygraph.diffusion.keyframes import layer_factors
 from claygraph.diffusion.rows import Row
-from claygraph.values import Image, Keyframe, LayerWeights, Weights
-from tests.controls import CLOSE, HINT, canny, control, depth, diffusers_network, diffusers_result, schedule
-from tests.denoising import base, by_hand, call, diffusers_unet, error, memory, picture, run
+from claygraph.diffusion.schedules import sigma_table
+from claygraph.diffusion.windows import percent_of
+from claygraph.stages.sampler import KSampler
+from claygraph.values import Image, Keyframe, LayerWeights, Model, Weights
+from tests import tiny_adapters
+from tests.controls import CLOSE, HINT, canny, control, depth, diffusers_network, diffusers_result, sampled, schedule
+from tests.denoising import base, by_hand, call, diffusers_unet, error, memory, picture, run, weights
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.35])
@@ -51,8 +56,10 @@ def test_one_network_may_act_twice() -> None:
 
 
 def test_the_order_of_controls_does_not_matter() -> None:
-    pair = (control(0.7), control(0.4, weights=depth()))
-    assert torch.equal(run(call(controls=pair))[0], run(call(controls=pair[::-1]))[0])
+    lines = weights(tiny_adapters.controlnet, "lines", seed=42)
+    stack = (control(0.7), control(0.4, weights=depth()), control(1.3, weights=lines))
+    results = [run(call(controls=order))[0] for order in permutations(stack)]
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 def test_a_hint_of_another_shape_is_cropped_to_the_middle() -> None:
@@ -172,6 +179,17 @@ def test_keyframes_multiply_strength_and_bring_weights() -> None:
         moving = call(sigma, controls=(control(0.8, keyframes=frames),))
         still = call(sigma, controls=(control(0.8 * factor, layers=layers),))
         assert error(run(replace(moving, sigmas=sigmas))[0], run(still)[0]) < CLOSE
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_keyframes_count_the_steps_of_the_sampler(steps: int) -> None:
+    """Both begin with the first step, but the first one is held; so it acts as in a window over these steps."""
+    sampler = KSampler(steps=3, scheduler="simple", denoise=0.5, cfg=1.0)
+    places = [percent_of(sigma, sigma_table()) for sigma in sampler.sigmas(sigma_table())[:-1]]
+    frames = (Keyframe(places[0], 0.9, guarantee_steps=steps), Keyframe(places[0], 0.0))
+    held = sampled(sampler, Model(base(), controls=(control(keyframes=frames),)))
+    windowed = sampled(sampler, Model(base(), controls=(control(0.9, end=places[steps] - 0.01),)))
+    assert np.abs(held.samples - windowed.samples).max() < CLOSE * np.abs(windowed.samples).max()
 
 
 ACTIVE = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, cast
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -15,9 +14,9 @@ from claygraph.diffusion.schedules import sigma_at_percent, sigma_table
 from claygraph.diffusion.windows import never_act, percent_of, windows_of
 from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.sampler import KSampler
-from claygraph.values import Latent, Model
-from tests.controls import control, schedule
-from tests.denoising import base, floats, image_prompt, memory, prompt
+from claygraph.values import Model
+from tests.controls import control, sampled, schedule
+from tests.denoising import base, image_prompt
 
 TABLE = sigma_table()
 
@@ -73,18 +72,6 @@ def test_controls_and_image_prompts_have_windows() -> None:
     found = windows_of(model)
     assert [(part.start, part.end) for part in found.values()] == [(0.9, 1.0), (0.0, 0.2)]
     assert list(found) == ["controlnet canny", "ip_adapter plain.safetensors"]
-
-
-def sampled(stage: KSampler, model: Model) -> Latent:
-    """What a stage makes when its calls are run one by one."""
-    task = stage.run(model, prompt(), Latent(floats(3, 4, 8, 8)))
-    value: Any = None
-    while True:
-        try:
-            call = task.send(value)
-        except StopIteration as done:
-            return cast(Latent, done.value)
-        [value] = type(call).run_batch([call], memory())
 
 
 def test_a_run_warns_once_and_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
