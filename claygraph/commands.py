@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from omegaconf import DictConfig
@@ -28,7 +28,7 @@ def run(configs: Sequence[DictConfig]) -> int:
 
 
 def plan(configs: Sequence[DictConfig]) -> int:
-    """What would run: nodes that are shared, files that are read. Loads no weights."""
+    """What would run: nodes that are shared, files that are read, settings without effect. Loads no weights."""
     jobs = plan_all(configs)
     nodes: dict[Node, int] = {}
     for job in jobs:
@@ -36,8 +36,18 @@ def plan(configs: Sequence[DictConfig]) -> int:
             nodes[node] = nodes.get(node, 0) + 1
     for node, uses in nodes.items():
         print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(jobs))}{_reads(node)}")
+    for note in dict.fromkeys(note for job in jobs if job.graph is not None for note in _notes(job.graph)):
+        print(f"note: {note}")
     print(f"pictures: {len(jobs)}; nodes: {len(nodes)}, of {sum(nodes.values())} before equal ones became one")
     return _tell_failures(jobs)
+
+
+def _notes(graph: Graph) -> Iterator[str]:
+    """What the stages of a graph have to say of each other."""
+    import networkx as nx
+
+    for node in graph:
+        yield from node.stage.notes({each.name: each.stage for each in nx.ancestors(graph, node)})
 
 
 def _used(uses: int, jobs: int) -> str:

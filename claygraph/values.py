@@ -141,15 +141,51 @@ class ImagePrompt(_Arrays):
     mask: Floats | None = None
 
 
+@dataclass(frozen=True)
+class LayerWeights:
+    """What a ControlNet's residuals are multiplied by, counted from the highest resolution down, the middle apart.
+
+    Residual i of n counts ``layers[i]`` (1 where none are given) times ``soft ** (n - i)``, the middle ``middle``;
+    in the negative half of the guidance all of them count ``uncond`` times as much.
+    """
+
+    soft: float = 1.0
+    layers: tuple[float, ...] = ()
+    middle: float = 1.0
+    uncond: float = 1.0
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """From ``start`` (a fraction of the training schedule) on, a ControlNet's strength is multiplied by ``strength``.
+
+    ``weights`` replace those in force; where None, these stay, or end if ``inherit_missing`` is off. The keyframe lasts
+    ``guarantee_steps`` steps at least, even if the next one's start has passed by then.
+    """
+
+    start: float = 0.0
+    strength: float = 1.0
+    weights: LayerWeights | None = None
+    inherit_missing: bool = True
+    guarantee_steps: int = 1
+
+
 @dataclass(frozen=True, eq=False)
 class Control:
-    """A ControlNet with its hint picture, strength, and window (fractions of the training schedule)."""
+    """A ControlNet with its hint picture, strength, and window (fractions of the training schedule).
+
+    ``layers`` weigh its residuals, ``keyframes`` change strength and weights on the way, and ``mask`` says where the
+    hint counts: white fully, black not at all (red channel, any size).
+    """
 
     weights: Weights
     hint: Image
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    layers: LayerWeights = LayerWeights()
+    keyframes: tuple[Keyframe, ...] = ()
+    mask: Image | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.samplers import SAMPLERS
-from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
+from claygraph.diffusion.schedules import SCHEDULES, Table, sigma_table, sigmas_for
+from claygraph.diffusion.windows import Windowed, never_act, warn_once, windows_of
 from claygraph.errors import check_choice, check_range, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Latent, Model, Prompt
@@ -40,6 +42,16 @@ class KSampler(Stage):
         check_range("sampler.denoise", self.denoise, 0, 1)
         check_whole("sampler.seed", self.seed, 0, 2**64 - 2)
 
+    def sigmas(self, table: Table) -> list[float]:
+        """The schedule that is run through."""
+        drop = SAMPLERS[self.sampler_name].drop_penultimate
+        return sigmas_for(self.scheduler, self.steps, self.denoise, drop, table)
+
+    def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
+        parts = {name: stage for name, stage in upstream.items() if isinstance(stage, Windowed)}
+        limited = {name: part for name, part in parts.items() if part.start > 0 or part.end < 1}
+        return never_act(limited, self.sigmas(sigma_table()), sigma_table()) if limited else ()
+
     async def run(self, controlnet: Model, prompt: Prompt, encode: Latent) -> Latent:
         import torch
 
@@ -47,13 +59,15 @@ class KSampler(Stage):
 
         checkpoint, sampler = controlnet.checkpoint, SAMPLERS[self.sampler_name]
         table = sigma_table(checkpoint.beta_start, checkpoint.beta_end, checkpoint.beta_schedule)
-        sigmas = sigmas_for(self.scheduler, self.steps, self.denoise, sampler.drop_penultimate, table)
+        sigmas = self.sigmas(table)
         if not sigmas:
             return encode
+        for warning in never_act(windows_of(controlnet), sigmas, table):
+            warn_once(warning)
 
         def denoise(x: Tensor, sigma: float) -> Denoise:
             step = sum(passed >= sigma for passed in sigmas)
-            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sampler.both)
+            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sampler.both, sigmas)
 
         latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
         x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])

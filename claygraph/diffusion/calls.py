@@ -131,6 +131,8 @@ class Denoise(Call["torch.Tensor"]):
     ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
     the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half, unless ``both`` asks for
     its prediction beside the guided one: then the value is ``[2, C, h, w]``, the guided x0 and the negative half's.
+    ``sigmas`` are those of the run's schedule, by which a ControlNet's keyframes count its steps. ControlNets and image
+    prompts are no part of the batch key: a batch may hold rows with different ones, and rows with none.
     """
 
     model: Model
@@ -141,6 +143,7 @@ class Denoise(Call["torch.Tensor"]):
     step: int = 0
     steps: int = 1
     both: bool = False
+    sigmas: Sequence[float] = ()
     name: ClassVar[str] = "denoise"
 
     @property
@@ -154,7 +157,6 @@ class Denoise(Call["torch.Tensor"]):
         return (
             model.checkpoint,
             tuple(lora.weights for lora in model.loras),
-            tuple(control.weights for control in model.controls),
             tuple(self.x.shape),
             self.prompt.positive.hidden.shape,
             self.prompt.negative.hidden.shape,

@@ -40,8 +40,12 @@ def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     x = torch.cat([row.call.x.to(memory.device, torch.float32) for row in rows])
     sigma = torch.tensor([row.call.sigma for row in rows], device=memory.device)[:, None, None, None]
     inputs = _inputs(rows, x / (sigma**2 + 1).sqrt(), memory)
-    set_strengths(unet, [summed((lora.weights.digest, by_block(lora)) for lora in row.model.loras) for row in rows])
-    extra = residuals(unet, rows, inputs, memory)
+
+    def use_loras(rows: Sequence[Row]) -> None:
+        set_strengths(unet, [summed((lora.weights.digest, by_block(lora)) for lora in row.model.loras) for row in rows])
+
+    extra = residuals(unet, rows, inputs, memory, use_loras)
+    use_loras(rows)
     with image_prompts(unet, rows, memory):
         output = unet(**inputs, **extra, return_dict=False)[0].float()
     return x0(x, sigma, output, rows[0].model.checkpoint.prediction)
