@@ -29,7 +29,7 @@ EDGES = 0.005  # of the pixels
 EXACT = 0.0
 
 DELIBERATE = {
-    "step noise seed": "step noise is seeded with seed + 1, as in newer versions: compared with recorded draws replayed",
+    "step noise seed": "step noise is of seed + 1, as in newer versions: compared with recorded draws replayed",
     "noise per picture": "a picture's noise does not depend on its batch: later items compared with theirs replayed",
     "middle block": "image prompts reach the middle block: compared with block 4 switched off, as recorded",
     "peft": "peft files load whole and their alpha counts: compared at the strengths the recorded tool reached",
