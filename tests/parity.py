@@ -19,7 +19,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.table import Table
 
-from tests import parity_models, parity_pictures, parity_sampling
+from tests import parity_models, parity_pictures, parity_sampling, parity_text
 from tests.parity_reference import DELIBERATE, Case, Compared, Reference, Unsupported
 from tests.parity_world import World
 
@@ -30,8 +30,8 @@ SECTIONS: Mapping[str, Section] = {
     "noise": parity_sampling.noises,
     "ksampler": parity_sampling.ksampler,
     "ksampler_newer_cpu_seed": parity_sampling.ksampler,
-    "text": parity_models.text,
-    "lora": parity_models.lora,
+    "text": parity_text.text,
+    "lora": parity_text.lora,
     "ipadapter": parity_models.ip_adapter,
     "controlnet": parity_models.controlnet,
     "vae": parity_pictures.vae,

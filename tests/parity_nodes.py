@@ -9,7 +9,7 @@ from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.ip_adapter import IpAdapter
 from claygraph.values import Image
 from tests.parity_reference import Case, Unsupported
-from tests.parity_world import World, has_port, image, only, setting_of
+from tests.parity_world import World, as_mask, has_port, image, only, setting_of
 
 STYLE_COMPOSITION = "style and composition"
 SCALING = ("embeds_scaling", "scaling")
@@ -92,8 +92,6 @@ def pictures(case: Case, node: Mapping[str, Any]) -> dict[str, Any]:
     if "image_negative" in node:
         ports[_port("negative_image", "image_negative")] = _picture(case, node["image_negative"])
     if "mask" in node:
-        from tests.parity_sampling import as_mask
-
         ports[_port("mask", "attn_mask")] = as_mask(case.array(node["mask"]))
     return ports
 
@@ -132,7 +130,7 @@ def control_file(world: World, name: str) -> str:
 def controls(asked: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A case's ControlNets as settings of ``ControlNet``, each with its ``file`` and ``hint``."""
     if "chain" in asked:
-        return [_control(asked | {"hint": hint, "strength": strength}) for hint, strength in asked["chain"]]
+        return [_control({**asked, "hint": hint, "strength": strength}) for hint, strength in asked["chain"]]
     return [_control(asked)]
 
 

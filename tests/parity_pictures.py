@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,15 @@ def differing(case: Case, found: Image) -> Compared:
     if found.pixels.shape != wanted.shape:
         return Compared("uint8", float("inf"), EDGES)
     return Compared("uint8", float((found.pixels != wanted).any(-1).mean()), EDGES)
+
+
+def hint_of(world: World, given: Image, asked: Mapping[str, Any]) -> Image:
+    """A picture's edges by the ``detector`` a case names, or else by the recorded tool's."""
+    if "detector" in asked:
+        settings = {name: value for name, value in asked.items() if name != "detector"}
+        found: Image = world.run(make(getattr(detectors, asked["detector"]), **settings), photo=given)
+        return found
+    return recorded_canny(world, given, asked["low"], asked["high"])
 
 
 def recorded_canny(world: World, given: Image, low: float, high: float) -> Image:

@@ -13,7 +13,7 @@ from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.samplers import SAMPLERS
 from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
 from claygraph.stages.sampler import KSampler
-from claygraph.values import Image, Model, Prompt
+from claygraph.values import Model, Prompt
 from tests.parity_reference import (
     BROWNIAN,
     EXACT,
@@ -27,7 +27,18 @@ from tests.parity_reference import (
     relative,
 )
 from tests.parity_reference import each_relative as by_value
-from tests.parity_world import World, has_port, known_inputs, latents, make, one_of, prompt, replayed, setting_of
+from tests.parity_world import (
+    World,
+    as_mask,
+    has_port,
+    known_inputs,
+    latents,
+    make,
+    one_of,
+    prompt,
+    replayed,
+    setting_of,
+)
 
 ADVANCED = {
     "add_noise": ("add_noise",),
@@ -175,9 +186,3 @@ def _mask(case: Case) -> dict[str, Any]:
             mask = one_of(case.inputs, ["mask"], "inputs/mask")
             return {port: as_mask(case.array(mask))}
     raise Unsupported("KSampler has no input mask")
-
-
-def as_mask(array: Array) -> Any:
-    """A float mask 0..1 as a picture of whole levels."""
-    levels = np.rint(255 * array.reshape(array.shape[-2:])).astype(np.uint8)
-    return Image(np.repeat(levels[:, :, None], 3, axis=2))

@@ -130,6 +130,12 @@ def image(case: Case, name: str) -> Image:
     return Image(case.array(name).reshape(case.array(name).shape[-3:]))
 
 
+def as_mask(array: Array) -> Any:
+    """A float mask 0..1 as a picture of whole levels."""
+    levels = np.rint(255 * array.reshape(array.shape[-2:])).astype(np.uint8)
+    return Image(np.repeat(levels[:, :, None], 3, axis=2))
+
+
 def pixels(array: Array) -> Array:
     """A float picture 0..1 in whole levels, cut off as it is when saved."""
     return np.clip(255.0 * np.asarray(array, np.float64), 0, 255).astype(np.uint8)
