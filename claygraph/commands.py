@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -11,7 +10,7 @@ from omegaconf import DictConfig
 
 from claygraph.graph import Graph, Node
 from claygraph.plan import Planned, plan_all
-from claygraph.stage import Stage, makes, ports
+from claygraph.stage import makes
 
 
 def run(configs: Sequence[DictConfig]) -> int:
@@ -76,28 +75,6 @@ def mermaid(graph: Graph) -> list[str]:
                 value = getattr(makes(type(source.stage)), "__name__", "")
                 lines.append(f"    {source.name} -->|{value}| {name}" + ("" if port == source.name else f" %% {port}"))
     return lines
-
-
-def stages(configs: Sequence[DictConfig]) -> int:
-    """The configured stages: inputs, output, settings."""
-    for job in plan_all(configs[:1]):
-        for name, node in job.graph.graph["nodes"].items() if job.graph is not None else ():
-            print(describe(name, node.stage))
-    return 0
-
-
-def describe(name: str, stage: Stage) -> str:
-    """A stage in a few lines: its class and purpose, its ports, its settings as they are now."""
-    kind = type(stage)
-    inputs = [f"{port}{'' if what.required else '?'}: {_name(what.kind)}" for port, what in ports(kind).items()]
-    settings = [f"    {key}={value!r}" for key, value in vars(stage).items()]
-    title = f"{name}: {kind.__module__}.{kind.__qualname__}"
-    purpose = (inspect.getdoc(kind) or "").partition("\n\n")[0]
-    return "\n".join([title, f"    {purpose}", f"    ({', '.join(inputs)}) -> {_name(makes(kind))}", *settings, ""])
-
-
-def _name(kind: object) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("claygraph.values.", "")
 
 
 def _tell_failures(jobs: Sequence[Planned]) -> int:

@@ -45,9 +45,13 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Tags:
-    """What a tagger saw: ``(tag, probability)`` in the order they are to be written, not yet escaped."""
+    """What a tagger saw: ``(tag, probability)`` in the order they are to be written, not yet escaped.
+
+    With ``trailing_comma`` the last tag is followed by a comma as well.
+    """
 
     tags: tuple[tuple[str, float], ...] = ()
+    trailing_comma: bool = False
 
 
 @dataclass(frozen=True, eq=False)

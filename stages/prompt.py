@@ -29,16 +29,17 @@ class EncodePrompt(Stage):
         check_whole("prompt.clip_skip", self.clip_skip, -24, -1)
 
     async def run(self, lora: Model, tagger: Tags | None = None) -> Prompt:
-        text = self.separator.join(part for part in (*self.words(tagger or Tags()), self.text) if part)
+        text = self.separator.join(part for part in (self.written(tagger or Tags()), self.text) if part)
         positive = await EncodeText(lora.checkpoint, lora.loras, text, self.clip_skip)
         negative = await EncodeText(lora.checkpoint, lora.loras, self.negative, self.clip_skip)
         return Prompt(positive, negative, text, self.negative)
 
-    def words(self, tags: Tags) -> list[str]:
+    def written(self, tags: Tags) -> str:
         """The tags as the prompt spells them."""
+        words = [escape(tag) for tag, _ in tags.tags]
         if self.weigh_tags:
-            return [f"({escape(tag)}:{probability:.3f})" for tag, probability in tags.tags]
-        return [escape(tag) for tag, _ in tags.tags]
+            words = [f"({word}:{probability:.3f})" for word, (_, probability) in zip(words, tags.tags, strict=True)]
+        return self.separator.join(words) + (", " if words and tags.trailing_comma else "")
 
 
 def escape(tag: str) -> str:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from claygraph.diffusion.calls import EncodeText
@@ -27,6 +29,9 @@ def texts(stage: EncodePrompt, tags: Tags | None) -> list[str]:
         (EncodePrompt("clay"), TAGS, r"cat, hat \(red\), clay"),
         (EncodePrompt("clay", weigh_tags=True), TAGS, r"(cat:0.900), (hat \(red\):0.250), clay"),
         (EncodePrompt("clay", separator=" | "), Tags(), "clay"),
+        (EncodePrompt("clay"), replace(TAGS, trailing_comma=True), r"cat, hat \(red\), , clay"),
+        (EncodePrompt(""), replace(TAGS, trailing_comma=True), r"cat, hat \(red\), "),
+        (EncodePrompt("clay"), Tags(trailing_comma=True), "clay"),
         (EncodePrompt("clay"), None, "clay"),
         (EncodePrompt(""), TAGS, r"cat, hat \(red\)"),
         (EncodePrompt(""), None, ""),
