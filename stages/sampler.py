@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from claygraph.diffusion.calls import Denoise
+from claygraph.diffusion.prediction import into_model, out_of_model, table_of
 from claygraph.diffusion.samplers import SAMPLERS
-from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
+from claygraph.diffusion.schedules import SCHEDULES, sigmas_for
 from claygraph.errors import check_choice, check_range, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Latent, Model, Prompt
@@ -45,7 +46,7 @@ class KSampler(Stage):
         from claygraph.diffusion import noise
 
         checkpoint, sampler = controlnet.checkpoint, SAMPLERS[self.sampler_name]
-        table = sigma_table(checkpoint.beta_start, checkpoint.beta_end, checkpoint.beta_schedule)
+        table = table_of(checkpoint)
         sigmas = sigmas_for(self.scheduler, self.steps, self.denoise, sampler.drop_penultimate, table)
         if not sigmas:
             return encode
@@ -54,7 +55,7 @@ class KSampler(Stage):
             step = sum(passed >= sigma for passed in sigmas)
             return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1)
 
-        latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
+        latent = into_model(torch.tensor(encode.samples)[None], checkpoint)
         x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])
         x = await sampler.run(denoise, x, sigmas, noise.step_noise(sampler.noise, self.seed, x, sigmas))
-        return Latent((x[0] / checkpoint.scaling_factor).numpy(), encode.name)
+        return Latent(out_of_model(x, checkpoint)[0].numpy(), encode.name)

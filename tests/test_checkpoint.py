@@ -155,12 +155,6 @@ def test_a_folder_of_configs_wins_over_the_header(single: Path, tmp_path: Path) 
     assert describe.component(found, "unet")["cross_attention_dim"] == 80
 
 
-def test_a_marker_tensor_makes_it_v_prediction(single: Path, tmp_path: Path) -> None:
-    save_file(load_file(single) | {"v_pred": torch.zeros(0)}, tmp_path / "v.safetensors", describe.metadata(single))
-    assert describe.describe(weights(single)).prediction == "epsilon"
-    assert describe.describe(weights(tmp_path / "v.safetensors")).prediction == "v_prediction"
-
-
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 def test_another_vae_replaces_the_one_inside(layout: str, single: Path, tmp_path: Path) -> None:
     tensors = tiny.components(seed=5)["vae"]

@@ -10,7 +10,6 @@ import torch
 
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.checkpoint import load_unet
-from claygraph.diffusion.denoise import x0
 from claygraph.diffusion.rows import in_window
 from claygraph.diffusion.schedules import sigma_at_percent, sigma_table, sigmas_for
 from claygraph.memory import Memory
@@ -32,14 +31,6 @@ def test_size_vector_is_eight_pixels_per_latent_pixel_high_then_wide() -> None:
     wide = call(size=(8, 16))
     assert error(run(wide)[0], by_hand(UNET, wide)) < CLOSE
     assert by_hand(UNET, wide).shape == (1, 4, 8, 16)
-
-
-def test_v_prediction_recovers_the_clean_picture() -> None:
-    clean, noise, sigma = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor(1.7)
-    signal, share = 1 / (1 + sigma**2) ** 0.5, sigma / (1 + sigma**2) ** 0.5
-    velocity = signal * noise - share * clean
-    assert error(x0(clean + sigma * noise, sigma, velocity, "v_prediction"), clean) < 1e-6
-    assert error(x0(clean + sigma * noise, sigma, noise, "epsilon"), clean) < 1e-6
 
 
 def test_prediction_type_comes_from_the_checkpoint() -> None:
