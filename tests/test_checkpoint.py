@@ -111,7 +111,9 @@ def test_loading_asks_no_network(single: Path, monkeypatch: pytest.MonkeyPatch) 
     checkpoint = describe.describe(weights(single))
     loaders.load_unet(checkpoint, MEMORY)
     loaders.load_text_encoders(checkpoint, MEMORY)
-    assert loaders.load_tokenizer(checkpoint)("a cat", add_special_tokens=False)["input_ids"] == [320, 2368]
+    for part in ("text_encoder", "text_encoder_2"):
+        tokenizer = loaders.load_tokenizer(loaders.tokenizer_folder(checkpoint, part))
+        assert tokenizer("a cat", add_special_tokens=False)["input_ids"] == [320, 2368]
 
 
 def test_sizes_are_read_from_shapes_where_nothing_declares_them(tmp_path: Path) -> None:

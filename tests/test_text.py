@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from claygraph import files
 from claygraph.diffusion.calls import EncodeText
-from claygraph.diffusion.checkpoint import load_tokenizer
+from claygraph.diffusion.checkpoint import load_tokenizer, tokenizer_folder
 from claygraph.diffusion.describe import describe
 from claygraph.diffusion.text import encode
 from claygraph.diffusion.tokens import BOS, EOS, chunks, parse
@@ -83,7 +83,7 @@ def test_prompt_grammar(text: str, segments: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize("case", RECORDED)
 def test_tokens_and_weights_are_those_comfyui_made(case: str) -> None:
     recorded = RECORDED[case]
-    tokenizer = load_tokenizer(Checkpoint(Weights("", "")))
+    tokenizer = load_tokenizer(tokenizer_folder(Checkpoint(Weights("", ""))))
     rows = chunks(recorded["prompt"], lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     assert [token for row in rows for token in row.padded(EOS)] == recorded["ids_l"]
     assert [token for row in rows for token in row.padded(0)] == recorded["ids_g"]
@@ -93,14 +93,14 @@ def test_tokens_and_weights_are_those_comfyui_made(case: str) -> None:
 @pytest.mark.parametrize(("size", "rows"), [(0, [2]), (75, [77]), (76, [77, 3]), (150, [77, 77]), (151, [77, 77, 3])])
 def test_a_long_segment_is_cut_at_the_end_of_a_row(size: int, rows: list[int]) -> None:
     found = chunks("x", lambda _: [5] * size)
-    assert [len(row.ids) for row in found] == rows
-    assert all(row.ids[0] == BOS and row.ids[-1] == EOS for row in found)
+    assert [len(row.tokens) for row in found] == rows
+    assert all(row.tokens[0] == BOS and row.tokens[-1] == EOS for row in found)
 
 
 def test_a_short_segment_moves_whole_to_the_next_row() -> None:
     sizes = {"first ": 72, "seven": 7}
     found = chunks("first (seven:1.5)", lambda text: [1] * sizes[text])
-    assert [len(row.ids) for row in found] == [74, 9]
+    assert [len(row.tokens) for row in found] == [74, 9]
     assert found[1].weights == (1.0, *[1.5] * 7, 1.0)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from claygraph.stage import Call
-from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Weights
+from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Size, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -15,18 +15,24 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
     from claygraph.values import Floats
 
+SIZE = Size()
+
 
 @dataclass(frozen=True, eq=False)
 class EncodeText(Call[Conditioning]):
     """A prompt through both text encoders: weights in the text as ``(word:1.2)``, any length.
 
-    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before.
+    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before. ``text_l`` is what CLIP-L reads
+    where that is not ``text``; ``embeddings`` are the files that ``embedding:NAME`` stands for, by name.
     """
 
     checkpoint: Checkpoint
     loras: tuple[Lora, ...]
     text: str
     clip_skip: int = -2
+    text_l: str | None = None
+    size: Size = SIZE
+    embeddings: tuple[tuple[str, Weights], ...] = ()
     name: ClassVar[str] = "encode_text"
 
     @property
