@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,36 @@ def test_equal_rows_are_computed_once(checkpoint: Checkpoint, memory: Memory) ->
     encode([EncodeText(checkpoint, (), text) for text in ("a (cat:1.2)", "a (cat:1.3)", "", "a dog")], memory)
     handle.remove()
     assert seen == [3]
+
+
+def test_each_encoder_may_read_a_text_of_its_own(checkpoint: Checkpoint, memory: Memory) -> None:
+    calls = [EncodeText(checkpoint, (), text, text_l=text_l) for text, text_l in (("a cat", "a dog"), ("a dog", None))]
+    mixed, dog = encode([*calls, EncodeText(checkpoint, (), "a cat")], memory)[:2]
+    cat = encode([EncodeText(checkpoint, (), "a cat")], memory)[0]
+    assert near(mixed, Conditioning(np.concatenate([dog.hidden[:, :32], cat.hidden[:, 32:]], axis=1), cat.pooled))
+
+
+@pytest.mark.parametrize("longer", ["text", "text_l"])
+def test_the_shorter_of_two_texts_is_followed_by_empty_rows(
+    longer: str, checkpoint: Checkpoint, memory: Memory
+) -> None:
+    text, text_l = (LONG, "a cat") if longer == "text" else ("a cat", LONG)
+    mixed = EncodeText(checkpoint, (), text, text_l=text_l)
+    found, long, short, empty = encode(
+        [mixed, *(EncodeText(checkpoint, (), text) for text in (LONG, "a cat", ""))], memory
+    )
+    followed = np.concatenate([short.hidden, empty.hidden])
+    first, second = (followed, long.hidden) if longer == "text" else (long.hidden, followed)
+    pooled = long.pooled if longer == "text" else short.pooled
+    assert near(found, Conditioning(np.concatenate([first[:, :32], second[:, 32:]], axis=1), pooled))
+
+
+def test_each_encoder_has_the_tokenizer_of_its_folder(folder: Path, tmp_path: Path, memory: Memory) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folder, other)
+    vocabulary = json.loads((other / "tokenizer_2/vocab.json").read_text())
+    vocabulary["cat</w>"], vocabulary["dog</w>"] = vocabulary["dog</w>"], vocabulary["cat</w>"]
+    (other / "tokenizer_2/vocab.json").write_text(json.dumps(vocabulary))
+    swapped = encode([EncodeText(describe(weights(other)), (), "a cat")], memory)[0]
+    cat, dog = (encode([EncodeText(describe(weights(folder)), (), text)], memory)[0] for text in ("a cat", "a dog"))
+    assert near(swapped, Conditioning(np.concatenate([cat.hidden[:, :32], dog.hidden[:, 32:]], axis=1), dog.pooled))
