@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from claygraph.diffusion.calls import EncodeText
 from claygraph.diffusion.embeddings import find
-from claygraph.errors import SettingError, check_whole
+from claygraph.errors import SettingError, check_flag, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Conditioning, Model, Prompt, Size, Tags
 
@@ -49,6 +49,8 @@ class EncodePrompt(Stage):
 
     def __post_init__(self) -> None:
         check_whole("prompt.clip_skip", self.clip_skip, -24, -1)
+        check_flag("prompt.weigh_tags", self.weigh_tags)
+        check_flag("prompt.zero_negative", self.zero_negative)
         for name, value in vars(self.size()).items():
             if value is not None:
                 check_whole(f"prompt.{name}", value, 0, LARGEST)
