@@ -48,15 +48,20 @@ class EncodeText(Call[Conditioning]):
 
 @dataclass(frozen=True, eq=False)
 class EncodeImage(Call[Latent]):
-    """A picture through the VAE's encoder: the mean of the posterior, unscaled."""
+    """A picture through the VAE's encoder: the mean of the posterior, unscaled; in tiles where ``tile`` is not 0.
+
+    ``tile`` and ``overlap`` are pixels.
+    """
 
     checkpoint: Checkpoint
     image: Image
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "encode_image"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.image.size
+        return self.checkpoint, self.image.size, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
@@ -67,15 +72,17 @@ class EncodeImage(Call[Latent]):
 
 @dataclass(frozen=True, eq=False)
 class DecodeLatent(Call[Image]):
-    """Latents (unscaled) through the VAE's decoder."""
+    """Latents (unscaled) through the VAE's decoder; in tiles where ``tile``, in pixels of the picture, is not 0."""
 
     checkpoint: Checkpoint
     latent: Latent
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "decode_latent"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.latent.samples.shape
+        return self.checkpoint, self.latent.samples.shape, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:
