@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_text_encoders_compute_what_transformers_computes(
         with torch.inference_mode():
             difference = encoder(ids)[0] - expected.float()(ids)[0]
         assert difference.abs().max() <= 1e-6
+
+
+def test_a_single_file_and_a_folder_are_the_same_in_every_part(single: Path, folder: Path) -> None:
+    """What is said of both, every tensor of every part, and both tokenizers."""
+    one, other = (describe.describe(weights(path)) for path in (single, folder))
+    assert replace(one, weights=other.weights) == other
+    for load in (loaders.load_unet, loaders.load_vae, *_TEXT_ENCODERS):
+        ours, theirs = (load(checkpoint, MEMORY).state_dict() for checkpoint in (one, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for part in ("text_encoder", "text_encoder_2"):
+        places = [loaders.tokenizer_folder(checkpoint, part) for checkpoint in (one, other)]
+        assert places[0] != places[1]
+        ids = [loaders.load_tokenizer(place)("polymer clay, it's 8K")["input_ids"] for place in places]
+        assert ids[0] == ids[1]
+
+
+_TEXT_ENCODERS = tuple(
+    lambda checkpoint, memory, which=which: loaders.load_text_encoders(checkpoint, memory)[which] for which in (0, 1)
+)
 
 
 def test_a_linear_text_projection_is_taken_as_it_is(single: Path, tmp_path: Path) -> None:
