@@ -88,12 +88,17 @@ def test_text_encoders_compute_what_transformers_computes(
         assert difference.abs().max() <= 1e-6
 
 
+def states(checkpoint: Checkpoint) -> list[dict[str, torch.Tensor]]:
+    """The tensors of every part."""
+    unet, vae = loaders.load_unet(checkpoint, MEMORY), loaders.load_vae(checkpoint, MEMORY)
+    return [model.state_dict() for model in (unet, vae, *loaders.load_text_encoders(checkpoint, MEMORY))]
+
+
 def test_a_single_file_and_a_folder_are_the_same_in_every_part(single: Path, folder: Path) -> None:
     """What is said of both, every tensor of every part, and both tokenizers."""
     one, other = (describe.describe(weights(path)) for path in (single, folder))
     assert replace(one, weights=other.weights) == other
-    for load in (loaders.load_unet, loaders.load_vae, *_TEXT_ENCODERS):
-        ours, theirs = (load(checkpoint, MEMORY).state_dict() for checkpoint in (one, other))
+    for ours, theirs in zip(states(one), states(other), strict=True):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     for part in ("text_encoder", "text_encoder_2"):
@@ -101,11 +106,6 @@ def test_a_single_file_and_a_folder_are_the_same_in_every_part(single: Path, fol
         assert places[0] != places[1]
         ids = [loaders.load_tokenizer(place)("polymer clay, it's 8K")["input_ids"] for place in places]
         assert ids[0] == ids[1]
-
-
-_TEXT_ENCODERS = tuple(
-    lambda checkpoint, memory, which=which: loaders.load_text_encoders(checkpoint, memory)[which] for which in (0, 1)
-)
 
 
 def test_a_linear_text_projection_is_taken_as_it_is(single: Path, tmp_path: Path) -> None:
