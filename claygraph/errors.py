@@ -97,3 +97,9 @@ def check_whole(setting: str, value: float, low: int, high: int) -> None:
     check_range(setting, value, low, high)
     if not _noted(setting, f"{low} to {high}") and not isinstance(value, int):
         raise SettingError(f"{setting}={value!r} is no whole number; give one from {low} to {high}.")
+
+
+def check_flag(setting: str, value: bool) -> None:
+    """Raise ``SettingError`` unless ``value`` is true or false: any other word would count as true."""
+    if not isinstance(value, bool):
+        raise SettingError(f"{setting}={value!r} is not known; give true or false.")

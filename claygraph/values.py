@@ -54,12 +54,28 @@ class Tags:
     trailing_comma: bool = False
 
 
+@dataclass(frozen=True)
+class Size:
+    """What SDXL is told of a picture, in pixels: its own size, where it was cropped, and the size it is to have.
+
+    ``None`` is 8 pixels per latent pixel, for the target the size before.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    crop_w: int = 0
+    crop_h: int = 0
+    target_width: int | None = None
+    target_height: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning(_Arrays):
     """One encoded prompt: ``hidden`` float32 ``[tokens, channels]`` and ``pooled`` float32 ``[channels]``."""
 
     hidden: Floats
     pooled: Floats
+    size: Size = Size()
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,13 @@ class Latent(_Arrays):
     name: str = "picture"
 
 
+@dataclass(frozen=True, eq=False)
+class Mask(_Arrays):
+    """Which part of a picture is made anew: ``share`` float32 ``[H, W]``, 1 anew, 0 kept, at any resolution."""
+
+    share: Floats
+
+
 @dataclass(frozen=True)
 class Weights:
     """A weight file or folder: where it lies, and the digest of its content, which is its identity."""
@@ -93,7 +116,10 @@ class Checkpoint:
     """A checkpoint and what must be known of it before its weights are loaded.
 
     ``config`` is a folder of component configs that wins over what the file says, ``vae`` a replacement.
-    ``scaling_factor`` multiplies latents on their way into the sampler, ``downscale`` is pixels per latent pixel.
+    ``prediction`` is ``epsilon``, ``v_prediction`` or ``edm``; the sigmas are those of the betas, with ``zero_snr``
+    rescaled, or where ``sigma_max`` is not 0 all from ``sigma_min`` to it. On their way into the sampler latents lose
+    ``latent_mean``, are divided by ``latent_std`` (one number a channel) and multiplied by ``scaling_factor``.
+    ``downscale`` is pixels per latent pixel.
     """
 
     weights: Weights
@@ -103,6 +129,12 @@ class Checkpoint:
     beta_start: float = 0.00085
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
+    zero_snr: bool = False
+    sigma_min: float = 0.0
+    sigma_max: float = 0.0
+    sigma_data: float = 1.0
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
     scaling_factor: float = 0.13025
     downscale: int = 8
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from claygraph.diffusion.calls import Denoise
+from claygraph.diffusion.prediction import table_of
 from claygraph.diffusion.samplers import SAMPLERS
+from claygraph.diffusion.sampling import Run, sample
 from claygraph.diffusion.schedules import SCHEDULES, Table, sigma_table, sigmas_for
-from claygraph.diffusion.windows import Windowed, never_act, warn_once, windows_of
+from claygraph.diffusion.windows import limited, never_act
 from claygraph.errors import check_choice, check_range, check_whole
 from claygraph.stage import Stage
-from claygraph.values import Latent, Model, Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from claygraph.values import Latent, Mask, Model, Prompt
 
 
 @dataclass(frozen=True)
@@ -23,8 +20,8 @@ class KSampler(Stage):
     """Noise the latent, then denoise it.
 
     ``denoise`` (0 to 1) is how much of the picture is made anew: the schedule for ``steps / denoise`` steps is made and
-    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out,
-    except with the samplers in ``_cfg_pp``, which always use it.
+    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out, except with the
+    samplers in ``_cfg_pp``, which always use it. With a ``mask`` only what it marks is made anew.
     """
 
     sampler_name: str = "euler"
@@ -48,28 +45,8 @@ class KSampler(Stage):
         return sigmas_for(self.scheduler, self.steps, self.denoise, drop, table)
 
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
-        parts = {name: stage for name, stage in upstream.items() if isinstance(stage, Windowed)}
-        limited = {name: part for name, part in parts.items() if part.start > 0 or part.end < 1}
-        return never_act(limited, self.sigmas(sigma_table()), sigma_table()) if limited else ()
+        return never_act(limited(upstream), self.sigmas(sigma_table()), sigma_table())
 
-    async def run(self, controlnet: Model, prompt: Prompt, encode: Latent) -> Latent:
-        import torch
-
-        from claygraph.diffusion import noise
-
-        checkpoint, sampler = controlnet.checkpoint, SAMPLERS[self.sampler_name]
-        table = sigma_table(checkpoint.beta_start, checkpoint.beta_end, checkpoint.beta_schedule)
-        sigmas = self.sigmas(table)
-        if not sigmas:
-            return encode
-        for warning in never_act(windows_of(controlnet), sigmas, table):
-            warn_once(warning)
-
-        def denoise(x: Tensor, sigma: float) -> Denoise:
-            step = sum(passed >= sigma for passed in sigmas)
-            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sampler.both, sigmas)
-
-        latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
-        x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])
-        x = await sampler.run(denoise, x, sigmas, noise.step_noise(sampler.noise, self.seed, x, sigmas))
-        return Latent((x[0] / checkpoint.scaling_factor).numpy(), encode.name)
+    async def run(self, controlnet: Model, prompt: Prompt, encode: Latent, mask: Mask | None = None) -> Latent:
+        sigmas = self.sigmas(table_of(controlnet.checkpoint))
+        return await sample(Run(self.sampler_name, sigmas, self.cfg, self.seed), controlnet, prompt, encode, mask)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors"}
-VALUES = BOTTOM | {"claygraph.values", "claygraph.files"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
@@ -25,6 +25,7 @@ ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
     "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from claygraph.stage import Call
-from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Weights
+from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Size, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -15,18 +15,24 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
     from claygraph.values import Floats
 
+SIZE = Size()
+
 
 @dataclass(frozen=True, eq=False)
 class EncodeText(Call[Conditioning]):
     """A prompt through both text encoders: weights in the text as ``(word:1.2)``, any length.
 
-    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before.
+    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before. ``text_l`` is what CLIP-L reads
+    where that is not ``text``; ``embeddings`` are the files that ``embedding:NAME`` stands for, by name.
     """
 
     checkpoint: Checkpoint
     loras: tuple[Lora, ...]
     text: str
     clip_skip: int = -2
+    text_l: str | None = None
+    size: Size = SIZE
+    embeddings: tuple[tuple[str, Weights], ...] = ()
     name: ClassVar[str] = "encode_text"
 
     @property
@@ -42,15 +48,20 @@ class EncodeText(Call[Conditioning]):
 
 @dataclass(frozen=True, eq=False)
 class EncodeImage(Call[Latent]):
-    """A picture through the VAE's encoder: the mean of the posterior, unscaled."""
+    """A picture through the VAE's encoder: the mean of the posterior, unscaled; in tiles where ``tile`` is not 0.
+
+    ``tile`` and ``overlap`` are pixels.
+    """
 
     checkpoint: Checkpoint
     image: Image
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "encode_image"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.image.size
+        return self.checkpoint, self.image.size, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
@@ -61,15 +72,17 @@ class EncodeImage(Call[Latent]):
 
 @dataclass(frozen=True, eq=False)
 class DecodeLatent(Call[Image]):
-    """Latents (unscaled) through the VAE's decoder."""
+    """Latents (unscaled) through the VAE's decoder; in tiles where ``tile``, in pixels of the picture, is not 0."""
 
     checkpoint: Checkpoint
     latent: Latent
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "decode_latent"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.latent.samples.shape
+        return self.checkpoint, self.latent.samples.shape, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:

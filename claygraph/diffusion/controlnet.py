@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from claygraph.diffusion.controlnet_files import Network, load
 from claygraph.diffusion.keyframes import in_force, layer_factors, passed_by
-from claygraph.diffusion.rows import table_of
+from claygraph.diffusion.prediction import table_of
 from claygraph.values import LayerWeights
 
 if TYPE_CHECKING:

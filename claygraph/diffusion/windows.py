@@ -32,6 +32,12 @@ class Windowed(Protocol):
         """Where it ends."""
 
 
+def limited(parts: Mapping[str, object]) -> dict[str, Windowed]:
+    """Those of a graph's parts that act in a window narrower than the whole schedule."""
+    windowed = {name: part for name, part in parts.items() if isinstance(part, Windowed)}
+    return {name: part for name, part in windowed.items() if part.start > 0 or part.end < 1}
+
+
 def windows_of(model: Model) -> dict[str, Windowed]:
     """What steers a model in a window of its own, by the name of its weights."""
     controls = {f"controlnet {_name(control.weights)}": control for control in model.controls}
@@ -46,9 +52,9 @@ def _name(weights: Weights) -> str:
 def never_act(items: Mapping[str, Windowed], sigmas: Sequence[float], table: Table) -> list[str]:
     """One sentence for each item, by name, whose window holds none of the sigmas a run's steps begin at.
 
-    ``sigmas`` is the run's falling schedule, the 0 at its end included.
+    ``sigmas`` is the run's falling schedule, the one it ends at included.
     """
-    steps = [sigma for sigma in sigmas if sigma > 0]
+    steps = sigmas[:-1]
     return [_why(name, item, steps, table) for name, item in items.items() if steps and not _acts(item, steps, table)]
 
 
