@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from claygraph.stages.controlnet import ControlNet
-from claygraph.stages.ip_adapter import IpAdapter
-from claygraph.values import Image
+from claygraph.values import Image, Pictures
 from tests.parity_reference import Case, Unsupported
-from tests.parity_world import World, as_mask, has_port, image, only, setting_of
+from tests.parity_world import World, as_mask, image, only
 
 STYLE_COMPOSITION = "style and composition"
-SCALING = ("embeds_scaling", "scaling")
-COMBINE = ("combine_embeds", "combine")
 IP_NODES = {
     "IPAdapterAdvanced", "IPAdapterStyleComposition", "IPAdapterPreciseStyleTransfer", "IPAdapterPreciseComposition",
     "IPAdapterMS",
@@ -54,8 +50,7 @@ def _strengths(node: Mapping[str, Any]) -> dict[str, Any]:
         spread = ("strong " if node["expand_style"] else "") + STYLE_COMPOSITION
         return {"weight_type": spread, "style": node["weight_style"], "composition": node["weight_composition"]}
     if kind == "IPAdapterMS":
-        pairs = (pair.split(":") for pair in node["layer_weights"].split(","))
-        return {"weight_type": "linear", "style": 0.0, "blocks": {int(b): node["weight"] * float(w) for b, w in pairs}}
+        return {"weight_type": "linear", "style": node["weight"], "layer_weights": node["layer_weights"]}
     if kind.startswith("IPAdapterPrecise"):
         part = "style" if kind.endswith("StyleTransfer") else "composition"
         spread = "style transfer precise" if part == "style" else "composition precise"
@@ -69,7 +64,7 @@ def _spread(weight_type: str, weight: float, boost: float | None) -> dict[str, A
     if STYLE_COMPOSITION in weight_type:
         settings["composition"] = 1.0
     elif weight_type.endswith("precise"):
-        settings[setting_of(IpAdapter, "boost")] = weight if boost is None else boost
+        settings["boost"] = weight if boost is None else boost
     return settings
 
 
@@ -77,37 +72,28 @@ def _variants(node: Mapping[str, Any]) -> dict[str, Any]:
     """How strengths act and pictures combine, where that is not the usual way."""
     settings: dict[str, Any] = {}
     if node.get("embeds_scaling", "V only") != "V only":
-        settings[setting_of(IpAdapter, *SCALING)] = node["embeds_scaling"]
-    several = "+" in str(node.get("image", ""))
-    if several or hasattr(IpAdapter, "combine_embeds"):
-        settings[setting_of(IpAdapter, *COMBINE)] = node.get("combine_embeds", "concat")
-    return settings
+        settings["embeds_scaling"] = node["embeds_scaling"]
+    return settings | {"combine": node.get("combine_embeds", "concat")}
 
 
 def pictures(case: Case, node: Mapping[str, Any]) -> dict[str, Any]:
     """A node's pictures by the names of the stage's inputs."""
-    ports = {"photo": _pictures(case, node.get("image") or node["image_style"])}
+    style = _pictures(case, node.get("image") or node["image_style"])
+    ports: dict[str, Any] = {"photo": style, "style_image": style}
     if "image_composition" in node:
-        ports |= {"style_image": ports["photo"], "composition_image": _picture(case, node["image_composition"])}
+        ports["composition_image"] = _picture(case, node["image_composition"])
     if "image_negative" in node:
-        ports[_port("negative_image", "image_negative")] = _picture(case, node["image_negative"])
+        ports["negative_image"] = _picture(case, node["image_negative"])
     if "mask" in node:
-        ports[_port("mask", "attn_mask")] = as_mask(case.array(node["mask"]))
+        ports["attention_mask"] = as_mask(case.array(node["mask"]))
     return ports
 
 
-def _port(*names: str) -> str:
-    for name in names:
-        if has_port(IpAdapter, name):
-            return name
-    raise Unsupported(f"IpAdapter has no input {' or '.join(names)}")
-
-
-def _pictures(case: Case, name: str) -> Any:
+def _pictures(case: Case, name: str) -> Image | Pictures:
     """One picture, or several joined by ``+``."""
     if "+" not in name:
         return _picture(case, name)
-    raise Unsupported("IpAdapter takes one picture, not several")
+    return Pictures(tuple(_picture(case, each) for each in name.split("+")))
 
 
 def _picture(case: Case, name: str) -> Image:
@@ -142,7 +128,7 @@ def _control(asked: Mapping[str, Any]) -> dict[str, Any]:
         "end": asked.get("end_percent", 1.0),
     }
     if asked.get("soft_weights") is not None:
-        found[setting_of(ControlNet, "soft_weights", "soft")] = asked["soft_weights"]
+        found["soft"] = asked["soft_weights"]
     if "mask" in asked:
         found["mask"] = asked["mask"]
     return found

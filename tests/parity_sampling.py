@@ -12,8 +12,10 @@ from claygraph.diffusion import noise
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.samplers import SAMPLERS
 from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
+from claygraph.stage import Stage
 from claygraph.stages.sampler import KSampler
-from claygraph.values import Model, Prompt
+from claygraph.stages.sampler_advanced import KSamplerAdvanced
+from claygraph.values import Mask, Model, Prompt
 from tests.parity_reference import (
     BROWNIAN,
     EXACT,
@@ -29,24 +31,15 @@ from tests.parity_reference import (
 from tests.parity_reference import each_relative as by_value
 from tests.parity_world import (
     World,
-    as_mask,
-    has_port,
     known_inputs,
     latents,
     make,
     one_of,
     prompt,
     replayed,
-    setting_of,
 )
 
-ADVANCED = {
-    "add_noise": ("add_noise",),
-    "start_at_step": ("start_at_step", "start_step", "first_step"),
-    "end_at_step": ("end_at_step", "end_step", "last_step"),
-    "return_with_leftover_noise": ("return_with_leftover_noise", "leftover_noise", "keep_noise"),
-}
-"""KSamplerAdvanced's inputs, and the names a sampler setting for each may have."""
+ADVANCED = ("add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise")
 
 
 def schedules(case: Case, world: World) -> Iterator[Compared]:
@@ -121,7 +114,7 @@ def ksampler(case: Case, world: World) -> Iterator[Compared]:
 
 def sampled(case: Case, world: World, model: Model, text: Prompt, tolerance: float = LATENT) -> Iterator[Compared]:
     """The sampler stage with the case's settings, each picture of the batch by itself."""
-    stage = make(KSampler, **settings_of(case))
+    stage = stage_of(case)
     pictures, seen = [], Seen()
     for item, latent in enumerate(latents(case)):
         start, steps = _to_replay(case, world, item)
@@ -147,16 +140,16 @@ def _distinct(recorded: Array) -> Array:
     return recorded[:1] if len(recorded) > 1 and (recorded == recorded[:1]).all() else recorded
 
 
-def settings_of(case: Case) -> dict[str, Any]:
-    """The sampler stage's settings for a recorded KSampler or KSamplerAdvanced."""
+def stage_of(case: Case) -> Stage:
+    """The sampler stage for a recorded KSampler or KSamplerAdvanced."""
     recorded = case.settings
     if recorded["sampler"] not in SAMPLERS:
         raise Unsupported(f"no sampler {recorded['sampler']!r}")
-    settings = {name: recorded[name] for name in ("seed", "steps", "cfg", "scheduler")}
-    settings |= {"sampler_name": recorded["sampler"], "denoise": recorded.get("denoise", 1.0)}
-    for name, spellings in ADVANCED.items() if recorded.get("node") == "KSamplerAdvanced" else ():
-        settings[setting_of(KSampler, *spellings)] = _plain(recorded[name])
-    return settings
+    settings = {name: recorded[name] for name in ("steps", "cfg", "scheduler")} | {"sampler_name": recorded["sampler"]}
+    if recorded.get("node") == "KSamplerAdvanced":
+        part = {name: _plain(recorded[name]) for name in ADVANCED}
+        return make(KSamplerAdvanced, noise_seed=recorded["seed"], **settings, **part)
+    return make(KSampler, seed=recorded["seed"], denoise=recorded.get("denoise", 1.0), **settings)
 
 
 def _plain(value: Any) -> Any:
@@ -181,8 +174,5 @@ def _mask(case: Case) -> dict[str, Any]:
     """The sampler's mask input for a case recorded with a noise mask."""
     if not case.id.endswith("noise_mask"):
         return {}
-    for port in ("mask", "noise_mask"):
-        if has_port(KSampler, port):
-            mask = one_of(case.inputs, ["mask"], "inputs/mask")
-            return {port: as_mask(case.array(mask))}
-    raise Unsupported("KSampler has no input mask")
+    recorded = case.array(one_of(case.inputs, ["mask"], "inputs/mask"))
+    return {"mask": Mask(recorded.reshape(recorded.shape[-2:]).astype(np.float32))}

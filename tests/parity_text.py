@@ -16,6 +16,7 @@ from claygraph.diffusion import lora as lora_module
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.checkpoint import load_unet
 from claygraph.diffusion.image_attention import image_prompts
+from claygraph.diffusion.lora_blocks import by_block, summed
 from claygraph.diffusion.rows import Row
 from claygraph.stages.lora import LoraStack
 from claygraph.stages.prompt import EncodePrompt
@@ -28,7 +29,7 @@ from tests.parity_reference import (
     Compared,
 )
 from tests.parity_sampling import sampled
-from tests.parity_world import World, known_inputs, make, only, setting_of
+from tests.parity_world import World, known_inputs, make, only
 
 MIDDLE = 4
 SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
@@ -51,9 +52,9 @@ def encoded(world: World, model: Model, case: Case, skip: int = -2) -> Condition
     asked = case.inputs
     settings: dict[str, Any] = {"text": asked.get("prompt", asked.get("text_g", "")), "clip_skip": skip}
     if asked.get("text_l", settings["text"]) != settings["text"]:
-        settings[setting_of(EncodePrompt, "text_l", "text_1")] = asked["text_l"]
+        settings["text_l"] = asked["text_l"]
     if "text_g" in asked:
-        settings |= {setting_of(EncodePrompt, name): asked[name] for name in SIZES}
+        settings |= {name: asked[name] for name in SIZES}
     found: Prompt = world.run(make(EncodePrompt, **settings), lora=model)
     return found.positive
 
@@ -157,7 +158,8 @@ def probe(world: World, model: Model, given: dict[str, Array], prompts: Sequence
     for each in model.loras:
         lora_module.attach(unet, "unet", each.weights, memory)
     count = len(given["unet_sample"])
-    lora_module.set_strengths(unet, [{each.weights.digest: each.model for each in model.loras}] * count)
+    strengths = summed((each.weights.digest, by_block(each)) for each in model.loras)
+    lora_module.set_strengths(unet, [strengths] * count)
     added = {"text_embeds": tensor(given["unet_pooled"]), "time_ids": tensor(given["unet_time_ids"])}
     with image_prompts(unet, _rows(model, prompts), memory) if prompts else nullcontext():
         output = unet(

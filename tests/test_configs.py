@@ -12,14 +12,8 @@ from claygraph.explain import settings
 from claygraph.help import KNOBS, choices, groups, help_text
 
 ADAPTERS = ("standard", "vit_g", "plus", "plus_face", "composition")
-MISSING = (
-    "juggernaut_x_hyper",
-    "sdxl",
-    "control_lora",
-    "claymation",
-    "wd14",
-    *ADAPTERS,
-)  # weights that are not shipped
+MISSING = ("juggernaut_x_hyper", "sdxl", "control_lora", "claymation", "wd14", *ADAPTERS)
+"""Choices whose weights are not shipped."""
 
 
 @pytest.fixture(autouse=True)
