@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from claygraph.diffusion.prediction import table_of
 from claygraph.diffusion.samplers import SAMPLERS
 from claygraph.diffusion.sampling import Run, sample
-from claygraph.diffusion.schedules import SCHEDULES, Table, sigma_table, sigmas_for
-from claygraph.diffusion.windows import limited, never_act
+from claygraph.diffusion.schedules import SCHEDULES, Table, sigmas_for
+from claygraph.diffusion.windows import planned
 from claygraph.errors import check_choice, check_flag, check_range, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Latent, Mask, Model, Prompt
@@ -56,7 +56,7 @@ class KSamplerAdvanced(Stage):
         return part[self.start_at_step :]
 
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
-        return never_act(limited(upstream), self.sigmas(sigma_table()), sigma_table())
+        return planned(upstream, self.sigmas)
 
     async def run(self, controlnet: Model, prompt: Prompt, encode: Latent, mask: Mask | None = None) -> Latent:
         sigmas = self.sigmas(table_of(controlnet.checkpoint))

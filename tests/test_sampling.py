@@ -15,6 +15,7 @@ from claygraph.diffusion import noise
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.schedules import sigma_table, sigmas_for
 from claygraph.errors import SettingError
+from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.sampler import KSampler
 from claygraph.stages.sampler_advanced import KSamplerAdvanced
 from claygraph.values import Latent, Mask, Model
@@ -72,6 +73,24 @@ def test_ksampler_is_euler_over_the_end_of_a_longer_schedule() -> None:
 
 def test_denoise_0_leaves_the_latent_alone() -> None:
     assert drive(KSampler(denoise=0.0).run(MODEL, PROMPT, SOURCE)) is SOURCE
+
+
+@pytest.mark.parametrize("mask", [None, Mask(np.ones((8, 8), np.float32))])
+@pytest.mark.parametrize("name", ["euler", "euler_cfg_pp"])
+@pytest.mark.parametrize("kind", [KSampler, KSamplerAdvanced])
+def test_the_model_is_told_the_whole_schedule_and_whether_both_halves_are_wanted(
+    kind: type[KSampler | KSamplerAdvanced], name: str, mask: Mask | None
+) -> None:
+    stage = kind(name, steps=2)
+    call = stage.run(MODEL, PROMPT, SOURCE, mask).send(None)
+    assert (list(call.sigmas), call.step, call.steps) == (stage.sigmas(TABLE), 1, 2)
+    assert call.both == (name == "euler_cfg_pp")
+
+
+@pytest.mark.parametrize("kind", [KSampler, KSamplerAdvanced])
+def test_plan_notes_what_never_acts_in_any_sampler(kind: type[KSampler | KSamplerAdvanced]) -> None:
+    [note] = kind(steps=2).notes({"controlnet": ControlNet("x", start=0.99)})
+    assert note.startswith("controlnet never acts")
 
 
 def test_cfg_1_asks_without_the_negative_prompt() -> None:
@@ -160,7 +179,7 @@ def test_outside_of_a_mask_the_model_sees_the_noised_source_and_answers_the_sour
     assert error(found(made), x) < 1e-5
 
 
-@pytest.mark.parametrize("sampler_name", ["euler", "dpmpp_2m", "euler_ancestral", "dpmpp_sde", "heun"])
+@pytest.mark.parametrize("sampler_name", ["euler", "dpmpp_2m", "euler_ancestral", "dpmpp_sde", "heun", "euler_cfg_pp"])
 def test_outside_of_a_mask_the_latent_is_kept(sampler_name: str) -> None:
     stage = KSampler(sampler_name, "karras", 3, 2.0, 0.7)
     made = drive(stage.run(MODEL, PROMPT, SOURCE, half_mask()))

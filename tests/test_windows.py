@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 
 from claygraph import commands
 from claygraph.diffusion import windows
-from claygraph.diffusion.schedules import sigma_at_percent, sigma_table
+from claygraph.diffusion.schedules import Table, sigma_at_percent, sigma_table
 from claygraph.diffusion.windows import never_act, percent_of, windows_of
 from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.sampler import KSampler
@@ -108,7 +108,10 @@ def test_plan_tells_what_never_acts(overrides: list[str], note: str, capsys: pyt
 
 
 def test_full_windows_need_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(KSampler, "sigmas")
-    assert KSampler().notes({"controlnet": ControlNet("x")}) == ()
-    with pytest.raises(AttributeError, match="sigmas"):
+    def refused(self: KSampler, table: Table) -> list[float]:
+        raise LookupError("sigmas")
+
+    monkeypatch.setattr(KSampler, "sigmas", refused)
+    assert KSampler().notes({"controlnet": ControlNet("x")}) == []
+    with pytest.raises(LookupError, match="sigmas"):
         KSampler().notes({"controlnet": ControlNet("x", end=0.9)})

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from claygraph.diffusion.rows import in_window
-from claygraph.diffusion.schedules import Table, sigma_at_percent
+from claygraph.diffusion.schedules import Table, sigma_at_percent, sigma_table
 
 if TYPE_CHECKING:
     from claygraph.values import Model, Weights
@@ -32,10 +32,14 @@ class Windowed(Protocol):
         """Where it ends."""
 
 
-def limited(parts: Mapping[str, object]) -> dict[str, Windowed]:
-    """Those of a graph's parts that act in a window narrower than the whole schedule."""
+def planned(parts: Mapping[str, object], schedule: Callable[[Table], Sequence[float]]) -> list[str]:
+    """``never_act`` of a graph's parts, before its checkpoint is read: on SDXL's own table.
+
+    The run's ``schedule`` for a table is asked for only where a window is narrower than the whole.
+    """
     windowed = {name: part for name, part in parts.items() if isinstance(part, Windowed)}
-    return {name: part for name, part in windowed.items() if part.start > 0 or part.end < 1}
+    narrow = {name: part for name, part in windowed.items() if part.start > 0 or part.end < 1}
+    return never_act(narrow, schedule(sigma_table()), sigma_table()) if narrow else []
 
 
 def windows_of(model: Model) -> dict[str, Windowed]:
