@@ -19,6 +19,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = _command(arguments)
+        if command is None:
+            from claygraph.listing import stages
+
+            return stages(arguments)
         return compose_and_run(command, arguments)
     except BrokenPipeError:  # whoever read our lines has seen enough; the interpreter's own flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,8 +35,8 @@ def main(argv: Sequence[str]) -> int:
         return _explain(error, arguments)
 
 
-def _command(arguments: list[str]) -> Command:
-    """Take the sub-command off the front of the arguments; ``run`` where there is none."""
+def _command(arguments: list[str]) -> Command | None:
+    """Take the sub-command off the front of the arguments, ``run`` where there is none; ``stages`` needs no config."""
     from claygraph import commands
 
     name = "run"
@@ -41,7 +45,7 @@ def _command(arguments: list[str]) -> Command:
     if name not in SUBCOMMANDS:
         close = nearest(name, SUBCOMMANDS)
         raise RequestError(f"'{name}' is neither a sub-command nor an override (KEY=VALUE){close}")
-    return getattr(commands, name)  # type: ignore[no-any-return]
+    return getattr(commands, name, None)
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from omegaconf import DictConfig
 
 from claygraph.graph import Graph, Node
 from claygraph.plan import Planned, plan_all
-from claygraph.stage import Stage, makes, ports
+from claygraph.stage import makes
 
 
 def run(configs: Sequence[DictConfig]) -> int:
@@ -28,7 +27,7 @@ def run(configs: Sequence[DictConfig]) -> int:
 
 
 def plan(configs: Sequence[DictConfig]) -> int:
-    """What would run: nodes that are shared, files that are read. Loads no weights."""
+    """What would run: nodes that are shared, files that are read, settings without effect. Loads no weights."""
     jobs = plan_all(configs)
     nodes: dict[Node, int] = {}
     for job in jobs:
@@ -36,8 +35,18 @@ def plan(configs: Sequence[DictConfig]) -> int:
             nodes[node] = nodes.get(node, 0) + 1
     for node, uses in nodes.items():
         print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(jobs))}{_reads(node)}")
+    for note in dict.fromkeys(note for job in jobs if job.graph is not None for note in _notes(job.graph)):
+        print(f"note: {note}")
     print(f"pictures: {len(jobs)}; nodes: {len(nodes)}, of {sum(nodes.values())} before equal ones became one")
     return _tell_failures(jobs)
+
+
+def _notes(graph: Graph) -> Iterator[str]:
+    """What the stages of a graph have to say of each other."""
+    import networkx as nx
+
+    for node in graph:
+        yield from node.stage.notes({each.name: each.stage for each in nx.ancestors(graph, node)})
 
 
 def _used(uses: int, jobs: int) -> str:
@@ -66,28 +75,6 @@ def mermaid(graph: Graph) -> list[str]:
                 value = getattr(makes(type(source.stage)), "__name__", "")
                 lines.append(f"    {source.name} -->|{value}| {name}" + ("" if port == source.name else f" %% {port}"))
     return lines
-
-
-def stages(configs: Sequence[DictConfig]) -> int:
-    """The configured stages: inputs, output, settings."""
-    for job in plan_all(configs[:1]):
-        for name, node in job.graph.graph["nodes"].items() if job.graph is not None else ():
-            print(describe(name, node.stage))
-    return 0
-
-
-def describe(name: str, stage: Stage) -> str:
-    """A stage in a few lines: its class and purpose, its ports, its settings as they are now."""
-    kind = type(stage)
-    inputs = [f"{port}{'' if what.required else '?'}: {_name(what.kind)}" for port, what in ports(kind).items()]
-    settings = [f"    {key}={value!r}" for key, value in vars(stage).items()]
-    title = f"{name}: {kind.__module__}.{kind.__qualname__}"
-    purpose = (inspect.getdoc(kind) or "").partition("\n\n")[0]
-    return "\n".join([title, f"    {purpose}", f"    ({', '.join(inputs)}) -> {_name(makes(kind))}", *settings, ""])
-
-
-def _name(kind: object) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace("claygraph.values.", "")
 
 
 def _tell_failures(jobs: Sequence[Planned]) -> int:

@@ -10,10 +10,13 @@ ClaygraphError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 
 MOST_NAMES = 20
+_allowed: ContextVar[dict[str, str] | None] = ContextVar("allowed", default=None)
 
 
 class ClaygraphError(Exception):
@@ -54,15 +57,36 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; known names: {', '.join(known[:MOST_NAMES])}{more}." if known else "."
 
 
+@contextmanager
+def noting_checks() -> Iterator[dict[str, str]]:
+    """While it lasts, the checks below refuse nothing and note what each setting may be: range or choices, in words."""
+    noted: dict[str, str] = {}
+    token = _allowed.set(noted)
+    try:
+        yield noted
+    finally:
+        _allowed.reset(token)
+
+
+def _noted(setting: str, allowed: str) -> bool:
+    """Whether that is all that is wanted of a check."""
+    noted = _allowed.get()
+    if noted is not None:
+        noted[setting] = allowed
+    return noted is not None
+
+
 def check_choice(setting: str, value: str, choices: Iterable[str]) -> None:
     """Raise ``SettingError`` unless ``value`` is one of ``choices``."""
     choices = list(choices)
-    if value not in choices:
+    if not _noted(setting, ", ".join(choices)) and value not in choices:
         raise SettingError(f"{setting}={value!r} is not known{nearest(value, choices)}")
 
 
 def check_range(setting: str, value: float, low: float, high: float) -> None:
     """Raise ``SettingError`` unless ``value`` is a number in ``[low, high]``."""
+    if _noted(setting, f"{low:g} to {high:g}"):
+        return
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high:
         raise SettingError(f"{setting}={value!r} is out of range; give a number from {low:g} to {high:g}.")
@@ -71,5 +95,11 @@ def check_range(setting: str, value: float, low: float, high: float) -> None:
 def check_whole(setting: str, value: float, low: int, high: int) -> None:
     """Raise ``SettingError`` unless ``value`` is a whole number in ``[low, high]``."""
     check_range(setting, value, low, high)
-    if not isinstance(value, int):
+    if not _noted(setting, f"{low} to {high}") and not isinstance(value, int):
         raise SettingError(f"{setting}={value!r} is no whole number; give one from {low} to {high}.")
+
+
+def check_flag(setting: str, value: bool) -> None:
+    """Raise ``SettingError`` unless ``value`` is true or false: any other word would count as true."""
+    if not isinstance(value, bool):
+        raise SettingError(f"{setting}={value!r} is not known; give true or false.")

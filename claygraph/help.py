@@ -10,7 +10,7 @@ SUBCOMMANDS = {
     "run": "make the pictures (this is what happens without a sub-command)",
     "plan": "show what would run and which files are read; loads no weights",
     "graph": "print the wiring as a Mermaid diagram",
-    "stages": "print every configured stage with its inputs and settings",
+    "stages": "print every stage there is; stages NAME prints one in full",
     "help": "print this",
 }
 

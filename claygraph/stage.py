@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, signature
@@ -32,6 +32,10 @@ class Stage(ABC):
 
     def files(self) -> Sequence[str]:
         """Paths of the files whose content decides the result; their digests are part of the node's key."""
+        return ()
+
+    def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:  # noqa: ARG002 - for stages that look
+        """What a user should know before a run, a sentence each, given the stages this one builds on, by name."""
         return ()
 
 

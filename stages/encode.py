@@ -5,13 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from claygraph.diffusion.calls import EncodeImage
+from claygraph.errors import SettingError, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Image, Latent, Model
 
 
 @dataclass(frozen=True)
 class Encode(Stage):
-    """The checkpoint's VAE encoder: the mean of the posterior."""
+    """The checkpoint's VAE encoder: the mean of the posterior.
+
+    ``tile`` (pixels, a multiple of 64; 0: the picture whole) works on overlapping parts, for pictures that memory does
+    not hold whole; those are done so by themselves, at 512. ``overlap`` (pixels, a multiple of 8) is a quarter of it at
+    most.
+    """
+
+    tile: int = 0
+    overlap: int = 64
+
+    def __post_init__(self) -> None:
+        check_whole("encode.tile", self.tile, 0, 8192)
+        check_whole("encode.overlap", self.overlap, 0, self.tile // 4 if self.tile else 2048)
+        for setting, value, unit in (("tile", self.tile, 64), ("overlap", self.overlap, 8)):
+            if value % unit:
+                raise SettingError(f"encode.{setting}={value} is no multiple of {unit} pixels; give one.")
 
     async def run(self, checkpoint: Model, photo: Image) -> Latent:
-        return await EncodeImage(checkpoint.checkpoint, photo)
+        return await EncodeImage(checkpoint.checkpoint, photo, self.tile, self.overlap)

@@ -4,36 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from claygraph.diffusion.lora_blocks import block_weights
+from claygraph.diffusion.lora_files import held
+from claygraph.diffusion.lora_fit import fit
 from claygraph.errors import SettingError, check_range, nearest
-from claygraph.files import weights
+from claygraph.files import locate, weights
 from claygraph.stage import Stage
-from claygraph.values import Lora, Model
+from claygraph.values import Checkpoint, Lora, Model
 
-SETTINGS = ("path", "model", "clip")
+SETTINGS = ("path", "model", "clip", "blocks")
+
+
+class Entry(NamedTuple):
+    """One LoRA of the stack: its file, its strengths on the UNet and the text encoders, multipliers of UNet blocks."""
+
+    name: str
+    path: str
+    model: float = 1.0
+    clip: float = 1.0
+    blocks: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class LoraStack(Stage):
-    """Any number of LoRAs; ``stack`` holds ``(name, path, model strength, clip strength)`` for each."""
+    """Any number of LoRAs, applied in order: LoRA, LoCon, LoHa, LoKr, DoRA or whole differences, in any usual layout.
 
-    stack: tuple[tuple[str, str, float, float], ...] = ()
+    Each has a strength ``model`` on the UNet and ``clip`` on the text encoders (-10 to 10, 1 where nothing is said),
+    and ``blocks``, which multiply ``model`` in parts of the UNet, as in ``{IN: 0, MID: 0.5, OUT01: 1.2}``: IN00 to IN08
+    on the way down, MID, OUT00 to OUT08 on the way up, IN and OUT for a whole side, BASE for what is in no block.
+    """
+
+    stack: tuple[Entry, ...] = ()
 
     @classmethod
     def of(cls, **loras: Mapping[str, Any]) -> LoraStack:
-        """The stack as configs spell it: ``lora.NAME.path``, ``lora.NAME.model`` and ``lora.NAME.clip``."""
+        """The stack as configs spell it: ``lora.NAME.path``, ``.model``, ``.clip`` and ``.blocks.BLOCK``."""
         return cls(tuple(_entry(name, settings) for name, settings in loras.items()))
 
     def files(self) -> Sequence[str]:
-        return [weights(f"lora.{name}.path", path).path for name, path, _, _ in self.stack]
+        """The paths; raises ``WeightsError`` for a file that is missing or no LoRA for SDXL."""
+        found = [weights(f"lora.{entry.name}.path", entry.path).path for entry in self.stack]
+        for path in found:
+            held(locate(path))
+        return found
 
     def run(self, checkpoint: Model) -> Model:
-        loras = [_lora(*entry) for entry in self.stack]
-        return replace(checkpoint, loras=(*checkpoint.loras, *(lora for lora in loras if lora.model or lora.clip)))
+        loras = [_lora(entry, checkpoint.checkpoint) for entry in self.stack if entry.model or entry.clip]
+        return replace(checkpoint, loras=(*checkpoint.loras, *loras))
 
 
-def _entry(name: str, settings: Mapping[str, Any]) -> tuple[str, str, float, float]:
+def _entry(name: str, settings: Mapping[str, Any]) -> Entry:
     if not isinstance(settings, Mapping) or "path" not in settings:
         raise SettingError(f"lora.{name} needs a path; give lora.{name}.path=FILE.safetensors.")
     for setting in settings:
@@ -42,8 +64,15 @@ def _entry(name: str, settings: Mapping[str, Any]) -> tuple[str, str, float, flo
     model, clip = settings.get("model", 1.0), settings.get("clip", 1.0)
     check_range(f"lora.{name}.model", model, -10, 10)
     check_range(f"lora.{name}.clip", clip, -10, 10)
-    return name, str(settings["path"]), float(model), float(clip)
+    blocks = settings.get("blocks") or {}
+    if not isinstance(blocks, Mapping):
+        raise SettingError(
+            f"lora.{name}.blocks={blocks!r} is no mapping; give multipliers by block, as in {{MID: 0.5}}."
+        )
+    return Entry(name, str(settings["path"]), float(model), float(clip), block_weights(f"lora.{name}.blocks", blocks))
 
 
-def _lora(name: str, path: str, model: float, clip: float) -> Lora:
-    return Lora(weights(f"lora.{name}.path", path), model, clip)
+def _lora(entry: Entry, checkpoint: Checkpoint) -> Lora:
+    file = weights(f"lora.{entry.name}.path", entry.path)
+    parts = (("unet",) if entry.model else ()) + (("text_encoder", "text_encoder_2") if entry.clip else ())
+    return Lora(file, entry.model, entry.clip, entry.blocks, fit(file, checkpoint, parts))

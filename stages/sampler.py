@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from claygraph.diffusion.calls import Denoise
+from claygraph.diffusion.prediction import table_of
 from claygraph.diffusion.samplers import SAMPLERS
-from claygraph.diffusion.schedules import SCHEDULES, sigma_table, sigmas_for
+from claygraph.diffusion.sampling import Run, sample
+from claygraph.diffusion.schedules import SCHEDULES, Table, sigmas_for
+from claygraph.diffusion.windows import planned
 from claygraph.errors import check_choice, check_range, check_whole
 from claygraph.stage import Stage
-from claygraph.values import Latent, Model, Prompt
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from claygraph.values import Latent, Mask, Model, Prompt
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class KSampler(Stage):
     """Noise the latent, then denoise it.
 
     ``denoise`` (0 to 1) is how much of the picture is made anew: the schedule for ``steps / denoise`` steps is made and
-    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out,
-    except with the samplers in ``_cfg_pp``, which always use it.
+    its last ``steps`` are run, so the number of steps stays. ``cfg`` 1 leaves the negative prompt out, except with the
+    samplers in ``_cfg_pp``, which always use it. With a ``mask`` only what it marks is made anew.
     """
 
     sampler_name: str = "euler"
@@ -40,22 +39,14 @@ class KSampler(Stage):
         check_range("sampler.denoise", self.denoise, 0, 1)
         check_whole("sampler.seed", self.seed, 0, 2**64 - 2)
 
-    async def run(self, controlnet: Model, prompt: Prompt, encode: Latent) -> Latent:
-        import torch
+    def sigmas(self, table: Table) -> list[float]:
+        """The schedule that is run through."""
+        drop = SAMPLERS[self.sampler_name].drop_penultimate
+        return sigmas_for(self.scheduler, self.steps, self.denoise, drop, table)
 
-        from claygraph.diffusion import noise
+    def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
+        return planned(upstream, self.sigmas)
 
-        checkpoint, sampler = controlnet.checkpoint, SAMPLERS[self.sampler_name]
-        table = sigma_table(checkpoint.beta_start, checkpoint.beta_end, checkpoint.beta_schedule)
-        sigmas = sigmas_for(self.scheduler, self.steps, self.denoise, sampler.drop_penultimate, table)
-        if not sigmas:
-            return encode
-
-        def denoise(x: Tensor, sigma: float) -> Denoise:
-            step = sum(passed >= sigma for passed in sigmas)
-            return Denoise(controlnet, prompt, x, sigma, self.cfg, step, len(sigmas) - 1, sampler.both)
-
-        latent = torch.tensor(encode.samples)[None] * checkpoint.scaling_factor
-        x = noise.noised(latent, noise.initial(self.seed, latent.shape), sigmas[0], table[-1])
-        x = await sampler.run(denoise, x, sigmas, noise.step_noise(sampler.noise, self.seed, x, sigmas))
-        return Latent((x[0] / checkpoint.scaling_factor).numpy(), encode.name)
+    async def run(self, controlnet: Model, prompt: Prompt, encode: Latent, mask: Mask | None = None) -> Latent:
+        sigmas = self.sigmas(table_of(controlnet.checkpoint))
+        return await sample(Run(self.sampler_name, sigmas, self.cfg, self.seed), controlnet, prompt, encode, mask)

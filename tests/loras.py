@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from claygraph import files
+from claygraph.diffusion.lora_names import BLOCKS
 from claygraph.values import Weights
 from tests import tiny
 
@@ -16,6 +17,11 @@ from tests import tiny
 def weights(path: Path) -> Weights:
     """A weight file with its digest."""
     return Weights(str(path), files.digest(path))
+
+
+def everywhere(strength: float) -> tuple[float, ...]:
+    """The same strength in every block of a UNet."""
+    return (strength,) * len(BLOCKS)
 
 
 def outputs(unet: Any, rows: int = 2) -> torch.Tensor:

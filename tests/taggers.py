@@ -43,7 +43,7 @@ def tagger(
         helper.make_node("Clip", ["sum", "zero", "one"], ["predictions"]),
     ]
     constants = {"axes": np.array([1, 2]), "weights": WEIGHTS.T, "zero": np.float32(0), "one": np.float32(1)}
-    constants |= {"two": np.array([2, 3]), "many": np.array([2**23, 1])}
+    constants |= {"two": np.array([2, 3]), "many": np.array([2**23, 1]), "three": np.array([1, 3])}
     graph = helper.make_graph(
         nodes,
         "tagger",

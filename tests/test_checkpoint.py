@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ def test_text_encoders_compute_what_transformers_computes(
         assert difference.abs().max() <= 1e-6
 
 
+def states(checkpoint: Checkpoint) -> list[dict[str, torch.Tensor]]:
+    """The tensors of every part."""
+    unet, vae = loaders.load_unet(checkpoint, MEMORY), loaders.load_vae(checkpoint, MEMORY)
+    return [model.state_dict() for model in (unet, vae, *loaders.load_text_encoders(checkpoint, MEMORY))]
+
+
+def test_a_single_file_and_a_folder_are_the_same_in_every_part(single: Path, folder: Path) -> None:
+    """What is said of both, every tensor of every part, and both tokenizers."""
+    one, other = (describe.describe(weights(path)) for path in (single, folder))
+    assert replace(one, weights=other.weights) == other
+    for ours, theirs in zip(states(one), states(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for part in ("text_encoder", "text_encoder_2"):
+        places = [loaders.tokenizer_folder(checkpoint, part) for checkpoint in (one, other)]
+        assert places[0] != places[1]
+        ids = [loaders.load_tokenizer(place)("polymer clay, it's 8K")["input_ids"] for place in places]
+        assert ids[0] == ids[1]
+
+
 def test_a_linear_text_projection_is_taken_as_it_is(single: Path, tmp_path: Path) -> None:
     tensors = load_file(single)
     bare = tensors.pop(f"{describe.CLIP_G}text_projection")
@@ -111,7 +132,9 @@ def test_loading_asks_no_network(single: Path, monkeypatch: pytest.MonkeyPatch) 
     checkpoint = describe.describe(weights(single))
     loaders.load_unet(checkpoint, MEMORY)
     loaders.load_text_encoders(checkpoint, MEMORY)
-    assert loaders.load_tokenizer(checkpoint)("a cat", add_special_tokens=False)["input_ids"] == [320, 2368]
+    for part in ("text_encoder", "text_encoder_2"):
+        tokenizer = loaders.load_tokenizer(loaders.tokenizer_folder(checkpoint, part))
+        assert tokenizer("a cat", add_special_tokens=False)["input_ids"] == [320, 2368]
 
 
 def test_sizes_are_read_from_shapes_where_nothing_declares_them(tmp_path: Path) -> None:
@@ -153,12 +176,6 @@ def test_a_folder_of_configs_wins_over_the_header(single: Path, tmp_path: Path) 
     assert found.beta_schedule == "linear"
     assert (found.scaling_factor, found.downscale) == (0.13025, 8)
     assert describe.component(found, "unet")["cross_attention_dim"] == 80
-
-
-def test_a_marker_tensor_makes_it_v_prediction(single: Path, tmp_path: Path) -> None:
-    save_file(load_file(single) | {"v_pred": torch.zeros(0)}, tmp_path / "v.safetensors", describe.metadata(single))
-    assert describe.describe(weights(single)).prediction == "epsilon"
-    assert describe.describe(weights(tmp_path / "v.safetensors")).prediction == "v_prediction"
 
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])

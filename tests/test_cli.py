@@ -165,7 +165,7 @@ def test_a_sweep_is_one_graph(photo: Path, capsys: pytest.CaptureFixture[str]) -
     assert [node["batch_size"] for node in nodes if node["name"] == "sampler"] == [4] * 4
 
 
-@pytest.mark.parametrize("command", ["plan", "graph", "stages"])
+@pytest.mark.parametrize("command", ["plan", "graph"])
 def test_the_other_commands_tell_about_the_graph(command: str, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, _ = run(capsys, command, f"image={photo}")
     assert code == 0

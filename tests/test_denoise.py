@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,10 @@ import torch
 
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.checkpoint import load_unet
-from claygraph.diffusion.denoise import x0
 from claygraph.diffusion.rows import in_window
 from claygraph.diffusion.schedules import sigma_at_percent, sigma_table, sigmas_for
 from claygraph.memory import Memory
-from claygraph.values import Lora, Prompt
+from claygraph.values import Lora, Prompt, Size
 from tests import tiny
 from tests.denoising import base, by_hand, call, diffusers_unet, error, memory, prompt, run, weights
 
@@ -34,12 +34,19 @@ def test_size_vector_is_eight_pixels_per_latent_pixel_high_then_wide() -> None:
     assert by_hand(UNET, wide).shape == (1, 4, 8, 16)
 
 
-def test_v_prediction_recovers_the_clean_picture() -> None:
-    clean, noise, sigma = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4), torch.tensor(1.7)
-    signal, share = 1 / (1 + sigma**2) ** 0.5, sigma / (1 + sigma**2) ** 0.5
-    velocity = signal * noise - share * clean
-    assert error(x0(clean + sigma * noise, sigma, velocity, "v_prediction"), clean) < 1e-6
-    assert error(x0(clean + sigma * noise, sigma, noise, "epsilon"), clean) < 1e-6
+def test_sizes_are_data_of_each_half() -> None:
+    def told(arguments: dict[str, Any], negative: bool) -> None:
+        row = [320, 4096, 512, 7, 64, 128] if negative else [64, 96, 0, 0, 64, 96]
+        arguments["added_cond_kwargs"]["time_ids"] = torch.tensor([row], dtype=torch.float32)
+
+    plain, one = call(seed=1), call(size=(8, 12))
+    negative = replace(one.prompt.negative, size=Size(4096, 320, 7, 512, 128, 64))
+    one = replace(one, prompt=Prompt(one.prompt.positive, negative))
+    assert error(run(one)[0], by_hand(UNET, one, told)) < CLOSE
+    assert error(run(one)[0], by_hand(UNET, one)) > 1e-3
+    square = replace(one, x=plain.x)
+    assert square.batch_key == plain.batch_key
+    assert error(run(plain, square)[0], run(plain)[0]) < CLOSE
 
 
 def test_prediction_type_comes_from_the_checkpoint() -> None:

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from claygraph import files
-from claygraph.diffusion.calls import Denoise, EmbedImage
+from claygraph.diffusion.adapter_files import check_kind
+from claygraph.diffusion.calls import Denoise, EmbedImages
 from claygraph.diffusion.checkpoint import load_unet
+from claygraph.diffusion.clip_pictures import preprocess
 from claygraph.diffusion.image_attention import cross_attentions, image_prompts
-from claygraph.diffusion.ip_adapter import check_kind, preprocess
 from claygraph.diffusion.rows import rows_of
 from claygraph.diffusion.weight_types import WEIGHT_TYPES, block_scales
 from claygraph.errors import SettingError, WeightsError
@@ -60,6 +61,8 @@ SCALES = {
     "strong style transfer": [1.0] * 3 + [0.0] + [1.0] * 7,
     "style and composition": [0.0] * 3 + [0.5] + [0.0] * 2 + [1.0] + [0.0] * 4,
     "strong style and composition": [1.0] * 3 + [0.5] + [1.0] * 7,
+    "style transfer precise": [0.0] * 3 + [1.0] + [0.0] * 2 + [1.0] + [0.0] * 4,
+    "composition precise": [0.1] * 3 + [1.0] + [0.1] * 2 + [1.0] + [0.1] * 4,
 }
 
 
@@ -84,8 +87,8 @@ def test_plain_tokens_are_those_recorded() -> None:
     adapter, encoder = (
         Weights(str(path), files.digest(path)) for path in (DATA / "adapter.safetensors", DATA / "encoder")
     )
-    call = EmbedImage(adapter, encoder, Image(recorded["pixels"]))
-    ((tokens, negative),) = EmbedImage.run_batch([call], memory())
+    call = EmbedImages(adapter, encoder, (Image(recorded["pixels"]),))
+    tokens, negative = EmbedImages.run_batch([call, replace(call, images=())], memory())
     assert np.abs(tokens - recorded["tokens"]).max() < 1e-5 * np.abs(recorded["tokens"]).max()
     assert np.abs(negative - recorded["negative"]).max() < 1e-5 * np.abs(recorded["negative"]).max()
 
@@ -117,13 +120,13 @@ def plus_adapter(path: Path) -> Path:
     return path
 
 
-def embedding(seed: int, plus: bool = False, size: tuple[int, int] = (40, 60)) -> EmbedImage:
+def embedding(seed: int, plus: bool = False, size: tuple[int, int] = (40, 60)) -> EmbedImages:
     plain = weights(tiny_adapters.ip_adapter, "plain.safetensors")
     adapter = weights(plus_adapter, "plus.safetensors") if plus else plain
-    return EmbedImage(adapter, weights(tiny_adapters.image_encoder, "encoder"), picture(seed, *size))
+    return EmbedImages(adapter, weights(tiny_adapters.image_encoder, "encoder"), (picture(seed, *size),))
 
 
-def diffusers_tokens(call: EmbedImage, pixels: torch.Tensor) -> torch.Tensor:
+def diffusers_tokens(call: EmbedImages, pixels: torch.Tensor) -> torch.Tensor:
     from transformers import CLIPVisionModelWithProjection
 
     encoder = CLIPVisionModelWithProjection.from_pretrained(call.encoder.path, dtype=torch.float32)
@@ -138,8 +141,8 @@ def diffusers_tokens(call: EmbedImage, pixels: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("plus", [False, True])
 def test_tokens_are_those_of_diffusers(plus: bool) -> None:
     one = embedding(2, plus)
-    ((tokens, _),) = EmbedImage.run_batch([one], memory())
-    expected = diffusers_tokens(one, preprocess(one.image.pixels, 224)[None])
+    (tokens,) = EmbedImages.run_batch([one], memory())
+    expected = diffusers_tokens(one, preprocess(one.images[0].pixels, 224)[None])
     assert tokens.shape == (16 if plus else 4, CONTEXT)
     assert error(torch.tensor(tokens), expected) < 1e-5
 
@@ -148,14 +151,14 @@ def test_plus_adapters_get_a_black_picture_for_the_negative_half() -> None:
     one = embedding(2, plus=True)
     black = torch.tensor([-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711])
     expected = diffusers_tokens(one, black[None, :, None, None].expand(1, 3, 224, 224))
-    ((_, negative),) = EmbedImage.run_batch([one], memory())
+    (negative,) = EmbedImages.run_batch([replace(one, images=())], memory())
     assert error(torch.tensor(negative), expected) < 1e-5
 
 
 def test_pictures_of_different_sizes_share_a_batch() -> None:
     calls = [embedding(3, size=(30, 200)), embedding(4, size=(224, 224)), embedding(5, size=(1, 1))]
-    for (tokens, _), one in zip(EmbedImage.run_batch(calls, memory()), calls, strict=True):
-        assert error(torch.tensor(tokens), torch.tensor(EmbedImage.run_batch([one], memory())[0][0])) < 1e-5
+    for tokens, one in zip(EmbedImages.run_batch(calls, memory()), calls, strict=True):
+        assert error(torch.tensor(tokens), torch.tensor(EmbedImages.run_batch([one], memory())[0])) < 1e-5
 
 
 @cache
@@ -269,25 +272,35 @@ def test_an_adapter_for_another_family_is_refused_by_name() -> None:
         run(call(image_prompts=(other,)))
 
 
+KEY: dict[str, tuple[int, ...]] = {"ip_adapter.1.to_k_ip.weight": (64, 2048)}
+
+
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("shapes", "said"),
     [
-        (["image_proj.proj.0.weight", "ip_adapter.0.to_q_lora.down.weight"], "FaceID type"),
-        (["image_proj.perceiver_resampler.proj_in.weight", "image_proj.norm.weight"], "FaceID type"),
-        (["image_proj.proj.2.weight", "ip_adapter.1.to_k_ip.weight"], "FaceID portrait type"),
-        (["image_proj.proj.3.weight", "ip_adapter.1.to_k_ip.weight"], "full type"),
-        (["model.diffusion_model.out.2.weight"], "does not hold an IP-Adapter"),
+        ({"image_proj.proj.0.weight": (1,), "ip_adapter.0.to_q_lora.down.weight": (1,)}, "FaceID type"),
+        ({"image_proj.perceiver_resampler.proj_in.weight": (1,)}, "FaceID type.*face recogniser"),
+        ({"image_proj.proj.2.weight": (1,)}, "FaceID portrait type.*face recogniser"),
+        ({"image_proj.latents": (1, 16, 2048)}, "Kolors type"),
+        ({"model.diffusion_model.out.2.weight": (1,)}, "does not hold an IP-Adapter"),
     ],
 )
-def test_other_kinds_of_file_are_refused(names: list[str], said: str) -> None:
-    with pytest.raises(WeightsError, match=f"ip_adapter='x.safetensors'.*{said}.*plain or plus"):
-        check_kind("x.safetensors", names)
+def test_other_kinds_of_file_are_refused(shapes: dict[str, tuple[int, ...]], said: str) -> None:
+    with pytest.raises(WeightsError, match=f"ip_adapter='x.safetensors'.*{said}.*plain, plus or full"):
+        check_kind("x.safetensors", shapes | KEY)
+
+
+@pytest.mark.parametrize("name", ["proj.weight", "latents", "proj.3.weight"])
+def test_plain_plus_and_full_files_are_accepted(name: str) -> None:
+    check_kind("x.safetensors", KEY | {f"image_proj.{name}": (1, 16, 1280)})
+    with pytest.raises(WeightsError, match="does not hold an IP-Adapter"):
+        check_kind("x.safetensors", {f"image_proj.{name}": (1, 16, 1280)})
 
 
 def test_an_encoder_of_another_width_is_refused(tmp_path: Path) -> None:
     one = embedding(1)
     tensors = load_file(one.adapter.path) | {"image_proj.proj.weight": torch.zeros(4 * CONTEXT, 24)}
     save_file(tensors, tmp_path / "bigger.safetensors")
-    other = EmbedImage(Weights(str(tmp_path / "bigger.safetensors"), "bigger"), one.encoder, one.image)
+    other = EmbedImages(Weights(str(tmp_path / "bigger.safetensors"), "bigger"), one.encoder, one.images)
     with pytest.raises(WeightsError, match=r"'encoder' makes features of width 20.*'bigger.safetensors' reads 24"):
-        EmbedImage.run_batch([other], memory())
+        EmbedImages.run_batch([other], memory())

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors"}
-VALUES = BOTTOM | {"claygraph.values", "claygraph.files"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
@@ -25,6 +25,7 @@ ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
     "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
@@ -36,9 +37,12 @@ ALLOWED = {
     "claygraph/execute.py": RUN,
     "claygraph/commands.py": RUN,
     "claygraph/help.py": set(),
+    "claygraph/catalogue.py": {"claygraph.errors", "claygraph.help", "claygraph.stage"},
+    "claygraph/listing.py": {"claygraph.catalogue", "claygraph.errors", "claygraph.stage"},
     "claygraph/explain.py": {"claygraph.errors", "claygraph.help"},
     "claygraph/composing.py": set(),
-    "claygraph/cli.py": RUN | {"claygraph.composing", "claygraph.commands", "claygraph.help", "claygraph.explain"},
+    "claygraph/cli.py": RUN
+    | {"claygraph.composing", "claygraph.listing", "claygraph.commands", "claygraph.help", "claygraph.explain"},
     **{f"claygraph/diffusion/{file.name}": DIFFUSION for file in (ROOT / "claygraph/diffusion").glob("*.py")},
     **{f"stages/{file.name}": DIFFUSION for file in (ROOT / "stages").glob("*.py")},
 }
@@ -65,7 +69,7 @@ def test_every_core_module_has_a_place() -> None:
     assert modules - set(ALLOWED) == {"claygraph/__init__.py", "claygraph/__main__.py"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sampler.stesp=6"], ["plan"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["sampler.stesp=6"], ["plan"], ["stages"]])
 def test_nothing_heavy_is_imported_before_a_run(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom claygraph.cli import main\nmain(sys.argv[1:])\n"

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from claygraph.errors import PictureError
-from claygraph.stages.photo import Photo, read_rgb
+from claygraph.pictures import read_rgb
+from claygraph.stages.photo import Photo
 from tests.pictures import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, chunk, hostile, noise, png, save
 
 HOSTILE = ["empty", "text", "one byte", "signature", "header", "half", "half jpeg", "bad checksum", "no pixels"]

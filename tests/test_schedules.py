@@ -90,7 +90,8 @@ def test_sigma_between_timesteps_is_interpolated_in_the_logarithm() -> None:
 
 
 def test_percent_runs_from_infinity_to_zero() -> None:
-    expected = {0.1: 8.307, 0.2: 5.092, 0.25: 4.086, 0.3: 3.325, 0.5: 1.616, 0.75: 0.695, 0.9: 0.344}
+    expected = {0.1: 8.307, 0.2: 5.092, 0.25: 4.086, 0.3: 3.325, 0.4: 2.280, 0.5: 1.616}
+    expected |= {0.6: 1.163, 0.7: 0.832, 0.75: 0.695, 0.8: 0.571, 0.9: 0.344}
     for percent, sigma in expected.items():
         assert sigma_at_percent(percent, TABLE) == pytest.approx(sigma, abs=6e-4)
     assert sigma_at_percent(0, TABLE) == math.inf

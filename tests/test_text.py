@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from claygraph import files
 from claygraph.diffusion.calls import EncodeText
-from claygraph.diffusion.checkpoint import load_tokenizer
+from claygraph.diffusion.checkpoint import load_tokenizer, tokenizer_folder
 from claygraph.diffusion.describe import describe
 from claygraph.diffusion.text import encode
 from claygraph.diffusion.tokens import BOS, EOS, chunks, parse
@@ -83,7 +84,7 @@ def test_prompt_grammar(text: str, segments: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize("case", RECORDED)
 def test_tokens_and_weights_are_those_comfyui_made(case: str) -> None:
     recorded = RECORDED[case]
-    tokenizer = load_tokenizer(Checkpoint(Weights("", "")))
+    tokenizer = load_tokenizer(tokenizer_folder(Checkpoint(Weights("", ""))))
     rows = chunks(recorded["prompt"], lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     assert [token for row in rows for token in row.padded(EOS)] == recorded["ids_l"]
     assert [token for row in rows for token in row.padded(0)] == recorded["ids_g"]
@@ -93,14 +94,14 @@ def test_tokens_and_weights_are_those_comfyui_made(case: str) -> None:
 @pytest.mark.parametrize(("size", "rows"), [(0, [2]), (75, [77]), (76, [77, 3]), (150, [77, 77]), (151, [77, 77, 3])])
 def test_a_long_segment_is_cut_at_the_end_of_a_row(size: int, rows: list[int]) -> None:
     found = chunks("x", lambda _: [5] * size)
-    assert [len(row.ids) for row in found] == rows
-    assert all(row.ids[0] == BOS and row.ids[-1] == EOS for row in found)
+    assert [len(row.tokens) for row in found] == rows
+    assert all(row.tokens[0] == BOS and row.tokens[-1] == EOS for row in found)
 
 
 def test_a_short_segment_moves_whole_to_the_next_row() -> None:
     sizes = {"first ": 72, "seven": 7}
     found = chunks("first (seven:1.5)", lambda text: [1] * sizes[text])
-    assert [len(row.ids) for row in found] == [74, 9]
+    assert [len(row.tokens) for row in found] == [74, 9]
     assert found[1].weights == (1.0, *[1.5] * 7, 1.0)
 
 
@@ -182,3 +183,36 @@ def test_equal_rows_are_computed_once(checkpoint: Checkpoint, memory: Memory) ->
     encode([EncodeText(checkpoint, (), text) for text in ("a (cat:1.2)", "a (cat:1.3)", "", "a dog")], memory)
     handle.remove()
     assert seen == [3]
+
+
+def test_each_encoder_may_read_a_text_of_its_own(checkpoint: Checkpoint, memory: Memory) -> None:
+    calls = [EncodeText(checkpoint, (), text, text_l=text_l) for text, text_l in (("a cat", "a dog"), ("a dog", None))]
+    mixed, dog = encode([*calls, EncodeText(checkpoint, (), "a cat")], memory)[:2]
+    cat = encode([EncodeText(checkpoint, (), "a cat")], memory)[0]
+    assert near(mixed, Conditioning(np.concatenate([dog.hidden[:, :32], cat.hidden[:, 32:]], axis=1), cat.pooled))
+
+
+@pytest.mark.parametrize("longer", ["text", "text_l"])
+def test_the_shorter_of_two_texts_is_followed_by_empty_rows(
+    longer: str, checkpoint: Checkpoint, memory: Memory
+) -> None:
+    text, text_l = (LONG, "a cat") if longer == "text" else ("a cat", LONG)
+    mixed = EncodeText(checkpoint, (), text, text_l=text_l)
+    found, long, short, empty = encode(
+        [mixed, *(EncodeText(checkpoint, (), text) for text in (LONG, "a cat", ""))], memory
+    )
+    followed = np.concatenate([short.hidden, empty.hidden])
+    first, second = (followed, long.hidden) if longer == "text" else (long.hidden, followed)
+    pooled = long.pooled if longer == "text" else short.pooled
+    assert near(found, Conditioning(np.concatenate([first[:, :32], second[:, 32:]], axis=1), pooled))
+
+
+def test_each_encoder_has_the_tokenizer_of_its_folder(folder: Path, tmp_path: Path, memory: Memory) -> None:
+    other = tmp_path / "model"
+    shutil.copytree(folder, other)
+    vocabulary = json.loads((other / "tokenizer_2/vocab.json").read_text())
+    vocabulary["cat</w>"], vocabulary["dog</w>"] = vocabulary["dog</w>"], vocabulary["cat</w>"]
+    (other / "tokenizer_2/vocab.json").write_text(json.dumps(vocabulary))
+    swapped = encode([EncodeText(describe(weights(other)), (), "a cat")], memory)[0]
+    cat, dog = (encode([EncodeText(describe(weights(folder)), (), text)], memory)[0] for text in ("a cat", "a dog"))
+    assert near(swapped, Conditioning(np.concatenate([cat.hidden[:, :32], dog.hidden[:, 32:]], axis=1), dog.pooled))

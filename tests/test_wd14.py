@@ -3,7 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import helper
 from torch import OutOfMemoryError
@@ -85,6 +88,61 @@ def test_a_malformed_csv_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_csv_is_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"selected_tags.csv' cannot be read: No such file"):
         labels(tmp_path)
+
+
+def single(node: str) -> list[onnx.NodeProto]:
+    """A step that works for one picture alone, though the model says it takes any number."""
+    return [helper.make_node("Reshape", ["once", "three"], ["mean"], name=node)]
+
+
+def test_a_model_that_fails_on_a_batch_takes_pictures_one_by_one(tmp_path: Path) -> None:
+    folder = tagger(tmp_path, middle=single("one"))
+    colours = [(51, 102, 204), (204, 0, 51), (0, 255, 0)]
+    found = read(calls(folder, *(flat(*colour) for colour in colours)), Memory("cpu"))
+    for (red, green, blue), row in zip(colours, found, strict=True):
+        np.testing.assert_allclose(row[1:4], np.array([red, green, blue]) / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["input_1:0", "input", "x"])
+@pytest.mark.parametrize("side", [8, 12])
+def test_the_name_and_size_of_the_input_are_the_models_own(tmp_path: Path, name: str, side: int) -> None:
+    folder = tagger(tmp_path, shape=(side, side, 3))
+    model = onnx.load(folder / "model.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, folder / "model.onnx")
+    (found,) = read(calls(folder, flat(51, 102, 204)), Memory("cpu"))
+    np.testing.assert_allclose(found[1:4], [0.2, 0.4, 0.8], rtol=1e-6)
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_told_and_the_cpu_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memory = Memory("cpu")
+    memory.device = torch.device("cuda")
+    asked = calls(tagger(tmp_path), flat(51, 102, 204))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    (found,) = read(asked, memory)
+    np.testing.assert_allclose(found[1:4], [0.2, 0.4, 0.8], rtol=1e-6)
+    assert "the tagger runs on the CPU: this onnxruntime has no CUDA; install onnxruntime-gpu" in caplog.text
+    assert capsys.readouterr().out == ""
+
+
+def test_a_gpu_that_fails_to_start_is_told_and_the_cpu_used(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memory = Memory("cpu")
+    memory.device = torch.device("cuda")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    (found,) = read(calls(tagger(tmp_path), flat(51, 102, 204)), memory)
+    np.testing.assert_allclose(found[1:4], [0.2, 0.4, 0.8], rtol=1e-6)
+    assert "the tagger runs on the CPU" in caplog.text
+    assert capsys.readouterr().out == ""
 
 
 def test_a_broken_model_is_one_sentence(tmp_path: Path) -> None:

@@ -6,18 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
-from tests.tiny import SMALL, Dims, Shapes, configs, draw, layer_shapes, shapes_of
+from tests.tiny import SMALL, Dims, Shapes, Tensors, configs, draw, layer_shapes, shapes_of
+from tests.tiny_layouts import ldm_unet
 
 ENCODER_WIDTH = 32
 EMBEDDING = 20
 RESAMPLER_WIDTH = 128
 
 
-def ip_adapter(path: Path, dims: Dims = SMALL, plus: bool = False, tokens: int = 4, seed: int = 20) -> Path:
-    """Write an IP-Adapter; ``plus`` has a resampler over the encoder's penultimate states instead of a projection."""
-    shapes = _resampler(dims, tokens) if plus else _projection(dims, tokens)
+def ip_adapter(
+    path: Path, dims: Dims = SMALL, plus: bool = False, full: bool = False, tokens: int = 4, seed: int = 20
+) -> Path:
+    """Write an IP-Adapter; ``plus`` reads the encoder's penultimate states by a resampler, ``full`` by two layers."""
+    shapes = _resampler(dims, tokens) if plus else _full(dims) if full else _projection(dims, tokens)
     for number, (width, context) in enumerate(cross_attention_shapes(dims)):
         for name in ("to_k_ip", "to_v_ip"):
             shapes[f"ip_adapter.{2 * number + 1}.{name}.weight"] = (width, context)
@@ -36,6 +40,12 @@ def _projection(dims: Dims, tokens: int) -> Shapes:
     norm = {f"image_proj.norm.{kind}": (dims.context,) for kind in ("weight", "bias")}
     wide = tokens * dims.context
     return {**norm, "image_proj.proj.weight": (wide, EMBEDDING), "image_proj.proj.bias": (wide,)}
+
+
+def _full(dims: Dims) -> Shapes:
+    layers: Shapes = {"0": (ENCODER_WIDTH, ENCODER_WIDTH), "2": (dims.context, ENCODER_WIDTH), "3": (dims.context,)}
+    weights: Shapes = {f"image_proj.proj.{name}.weight": shape for name, shape in layers.items()}
+    return weights | {f"image_proj.proj.{name}.bias": shape[:1] for name, shape in layers.items()}
 
 
 def _resampler(dims: Dims, tokens: int) -> Shapes:
@@ -97,15 +107,58 @@ def _encoder_config() -> dict[str, Any]:
     }
 
 
-def controlnet(path: Path, dims: Dims = SMALL, seed: int = 40) -> Path:
-    """Write a diffusers ControlNet folder whose outputs are not zero."""
+def controlnet_config(dims: Dims = SMALL) -> dict[str, Any]:
+    """The config of a ControlNet for the UNet of these dimensions."""
     unet = configs(dims)["unet"]
     dropped = ("_class_name", "out_channels", "up_block_types")
     config = {name: value for name, value in unet.items() if name not in dropped}
-    config |= {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [16, 32, 96, 256]}
+    return config | {"_class_name": "ControlNetModel", "conditioning_embedding_out_channels": [16, 32, 96, 256]}
+
+
+def controlnet(path: Path, dims: Dims = SMALL, seed: int = 40, **changed: Any) -> Path:
+    """Write a diffusers ControlNet folder whose outputs are not zero; keywords change its config."""
+    config = controlnet_config(dims) | changed
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(config))
-    save_file(
-        draw(shapes_of("controlnet", config), seed), path / "diffusion_pytorch_model.safetensors", {"format": "pt"}
-    )
+    tensors = draw(shapes_of("controlnet", config), seed)
+    save_file(tensors, path / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     return path
+
+
+def ldm_controlnet(name: str) -> str:
+    """The name a ControlNet's tensor has in the original layout."""
+    part, _, rest = name.partition(".")
+    if part == "controlnet_cond_embedding":
+        kind, _, rest = rest.partition(".")
+        number, _, rest = rest.partition(".") if kind == "blocks" else ({"conv_in": -1, "conv_out": 6}[kind], "", rest)
+        return f"input_hint_block.{2 * int(number) + 2}.{rest}"
+    number, _, rest = rest.partition(".")
+    if part == "controlnet_down_blocks":
+        return f"zero_convs.{number}.0.{rest}"
+    return f"middle_block_out.0.{number}" if part == "controlnet_mid_block" else ldm_unet(name)
+
+
+def control_lora(path: Path, dims: Dims = SMALL, rank: int = 4, seed: int = 60) -> Path:
+    """Write a Control-LoRA: low-rank updates of matrices and kernels, full tensors otherwise, no size embedding."""
+    tensors = {"lora_controlnet": torch.tensor([])}
+    for name, (parts, _) in control_lora_parts(dims, rank, seed).items():
+        stem = ldm_controlnet(f"{name}.weight").removesuffix(".weight")
+        tensors |= {f"{stem}.{kind}": tensor.contiguous() for kind, tensor in parts.items()}
+    save_file(tensors, path)
+    return path
+
+
+def control_lora_parts(dims: Dims = SMALL, rank: int = 4, seed: int = 60) -> dict[str, tuple[Tensors, bool]]:
+    """What a Control-LoRA holds for each layer, by diffusers' name, and whether that is a low-rank update."""
+    shapes = shapes_of("controlnet", controlnet_config(dims))
+    full, parts = draw(shapes, seed), dict[str, tuple[Tensors, bool]]()
+    for number, (name, tensor) in enumerate(full.items()):
+        layer, _, kind = name.rpartition(".")
+        low = kind == "weight" and tensor.ndim > 1 and not name.startswith("controlnet")
+        found = {kind: tensor}
+        if low:
+            wide = {"up": (len(tensor), rank), "down": (rank, *tensor.shape[1:])}
+            found = {side: 0.5 * each for side, each in draw(wide, seed + number).items()}
+        known, update = parts.get(layer, ({}, False))
+        parts[layer] = (known | found, update or low)
+    return {layer: part for layer, part in parts.items() if not layer.startswith("add_embedding")}

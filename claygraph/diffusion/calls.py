@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from claygraph.stage import Call
-from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Weights
+from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Size, Weights
 
 if TYPE_CHECKING:
     import torch
@@ -15,18 +15,24 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
     from claygraph.values import Floats
 
+SIZE = Size()
+
 
 @dataclass(frozen=True, eq=False)
 class EncodeText(Call[Conditioning]):
     """A prompt through both text encoders: weights in the text as ``(word:1.2)``, any length.
 
-    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before.
+    ``clip_skip`` counts layers from the end: -1 the last, -2 (SDXL's) the one before. ``text_l`` is what CLIP-L reads
+    where that is not ``text``; ``embeddings`` are the files that ``embedding:NAME`` stands for, by name.
     """
 
     checkpoint: Checkpoint
     loras: tuple[Lora, ...]
     text: str
     clip_skip: int = -2
+    text_l: str | None = None
+    size: Size = SIZE
+    embeddings: tuple[tuple[str, Weights], ...] = ()
     name: ClassVar[str] = "encode_text"
 
     @property
@@ -42,15 +48,20 @@ class EncodeText(Call[Conditioning]):
 
 @dataclass(frozen=True, eq=False)
 class EncodeImage(Call[Latent]):
-    """A picture through the VAE's encoder: the mean of the posterior, unscaled."""
+    """A picture through the VAE's encoder: the mean of the posterior, unscaled; in tiles where ``tile`` is not 0.
+
+    ``tile`` and ``overlap`` are pixels.
+    """
 
     checkpoint: Checkpoint
     image: Image
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "encode_image"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.image.size
+        return self.checkpoint, self.image.size, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
@@ -61,15 +72,17 @@ class EncodeImage(Call[Latent]):
 
 @dataclass(frozen=True, eq=False)
 class DecodeLatent(Call[Image]):
-    """Latents (unscaled) through the VAE's decoder."""
+    """Latents (unscaled) through the VAE's decoder; in tiles where ``tile``, in pixels of the picture, is not 0."""
 
     checkpoint: Checkpoint
     latent: Latent
+    tile: int = 0
+    overlap: int = 64
     name: ClassVar[str] = "decode_latent"
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, self.latent.samples.shape
+        return self.checkpoint, self.latent.samples.shape, self.tile, self.overlap
 
     @classmethod
     def run_batch(cls, calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:
@@ -79,23 +92,27 @@ class DecodeLatent(Call[Image]):
 
 
 @dataclass(frozen=True, eq=False)
-class EmbedImage(Call["tuple[Floats, Floats]"]):
-    """A picture as image tokens: CLIP vision encoder, then the IP-Adapter's projection.
+class EmbedImages(Call["Floats"]):
+    """Pictures as image tokens, float32 ``[T, channels]``: CLIP vision encoder, then the IP-Adapter's projection.
 
-    The value is ``(tokens, negative)``, both float32 ``[T, channels]``; the unconditional half gets ``negative``.
+    Several are joined by ``combine`` (one of ``adapter_files.COMBINATIONS``). No picture at all gives the tokens of the
+    unconditional half. ``crop`` and ``sharpening`` are those of ``clip_pictures.prepare``.
     """
 
     adapter: Weights
     encoder: Weights
-    image: Image
-    name: ClassVar[str] = "embed_image"
+    images: tuple[Image, ...] = ()
+    combine: str = "concat"
+    crop: str = "none"
+    sharpening: float = 0.0
+    name: ClassVar[str] = "embed_images"
 
     @property
     def batch_key(self) -> Hashable:
         return self.adapter, self.encoder
 
     @classmethod
-    def run_batch(cls, calls: Sequence[EmbedImage], memory: Memory) -> list[tuple[Floats, Floats]]:
+    def run_batch(cls, calls: Sequence[EmbedImages], memory: Memory) -> list[Floats]:
         from claygraph.diffusion.ip_adapter import embed
 
         return embed(calls, memory)
@@ -127,6 +144,8 @@ class Denoise(Call["torch.Tensor"]):
     ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
     the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half, unless ``both`` asks for
     its prediction beside the guided one: then the value is ``[2, C, h, w]``, the guided x0 and the negative half's.
+    ``sigmas`` are those of the run's schedule, by which a ControlNet's keyframes count its steps. ControlNets and image
+    prompts are no part of the batch key: a batch may hold rows with different ones, and rows with none.
     """
 
     model: Model
@@ -137,6 +156,7 @@ class Denoise(Call["torch.Tensor"]):
     step: int = 0
     steps: int = 1
     both: bool = False
+    sigmas: Sequence[float] = ()
     name: ClassVar[str] = "denoise"
 
     @property
@@ -150,8 +170,6 @@ class Denoise(Call["torch.Tensor"]):
         return (
             model.checkpoint,
             tuple(lora.weights for lora in model.loras),
-            tuple((p.adapter, p.tokens.shape) for p in model.image_prompts),
-            tuple(control.weights for control in model.controls),
             tuple(self.x.shape),
             self.prompt.positive.hidden.shape,
             self.prompt.negative.hidden.shape,

@@ -107,15 +107,18 @@ def _fill_text_encoder(model: M, checkpoint: Checkpoint, part: str, convert: Con
     embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings, device=memory.device)[None]
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> CLIPTokenizer:
-    """The tokenizer whose ids both text encoders get: the first one, as they share a vocabulary."""
+def tokenizer_folder(checkpoint: Checkpoint, part: str = "text_encoder") -> Path:
+    """Where the tokenizer of a text encoder lies: with the configs or the weights, or else SDXL's own."""
+    name = part.replace("text_encoder", "tokenizer")
+    given = [files.locate(weights.path) for weights in (checkpoint.config, checkpoint.weights) if weights]
+    return next((path / name for path in given if (path / name / "vocab.json").is_file()), describe.SHIPPED / name)
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer in a folder, without a limit on the length of texts."""
     from transformers import CLIPTokenizer
 
-    given = [files.locate(weights.path) for weights in (checkpoint.config, checkpoint.weights) if weights]
-    found = next((path for path in given if (path / "tokenizer" / "vocab.json").is_file()), describe.SHIPPED)
-    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(
-        found / "tokenizer", local_files_only=True, model_max_length=2**31
-    )
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=2**31)
     return tokenizer
 
 

@@ -1,71 +1,119 @@
-"""ControlNet: what a hint picture adds to the UNet's skip connections and middle (arXiv 2302.05543)."""
+"""ControlNet: what a hint picture adds to the UNet's skip connections and middle (arXiv 2302.05543).
+
+Strengths, windows, layer weights and masks are data: rows that differ in them share one forward pass, and so do rows
+with different ControlNets or none, each network being asked about the rows it acts on and no others.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from claygraph import files
-from claygraph.diffusion.checkpoint import read
-from claygraph.errors import WeightsError
+from claygraph.diffusion.controlnet_files import Network, load
+from claygraph.diffusion.keyframes import in_force, layer_factors, passed_by
+from claygraph.diffusion.prediction import table_of
+from claygraph.values import LayerWeights
 
 if TYPE_CHECKING:
     from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
-    from claygraph.values import Bytes, Control, Weights
+    from claygraph.values import Bytes, Control, Image, Weights
 
-FIT = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
-
-SIZE_EMBEDDING = {"label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
-"""SDXL's part of the original names, which diffusers' converter leaves out."""
+PIXELS_PER_LATENT = 8
+Prepare = Callable[[Sequence["Row"]], None]
 
 
-def residuals(unet: Any, rows: Sequence[Row], inputs: dict[str, Any], memory: Memory) -> dict[str, Any]:
-    """The UNet's extra arguments: the sum of what all controls add, or nothing where none has a strength.
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A control that acts on a row: where the row stands in the batch, how much the control counts, and by layer."""
 
-    ``inputs`` are the arguments that ControlNets and the UNet share.
+    place: int
+    row: Row
+    control: Control
+    strength: float
+    layers: LayerWeights
+
+
+def residuals(
+    unet: Any, rows: Sequence[Row], inputs: dict[str, Any], memory: Memory, prepare: Prepare
+) -> dict[str, Any]:
+    """The UNet's extra arguments: the sum of what all controls add, or nothing where none acts.
+
+    ``inputs`` are the arguments that ControlNets and the UNet share; ``prepare`` readies the UNet's own layers, which a
+    Control-LoRA borrows, for a batch of these rows.
     """
-    count = len(rows[0].model.controls)
-    found = [added for place in range(count) if (added := _one(unet, rows, place, inputs, memory))]
-    if not found:
+    total: list[Tensor] = []
+    for (weights, _), uses in sorted(_uses(rows).items(), key=lambda item: (item[0][0].digest, item[0][1])):
+        network = load(weights, unet, memory)
+        if network.borrows:
+            prepare([use.row for use in uses])
+        added = _spread(_added(network, uses, inputs), uses, len(rows))
+        total = [a + b for a, b in zip(total, added, strict=True)] if total else added
+    if not total:
         return {}
-    total = [torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True)]
     return {"down_block_additional_residuals": tuple(total[:-1]), "mid_block_additional_residual": total[-1]}
 
 
-def _one(unet: Any, rows: Sequence[Row], place: int, inputs: dict[str, Any], memory: Memory) -> list[Tensor]:
-    """What the control at one place of the stack adds, the middle last; nothing where no row has a strength."""
-    controls = [row.model.controls[place] for row in rows]
-    strengths = [control.strength * row.active(control) for row, control in zip(rows, controls, strict=True)]
-    if not any(strengths):
-        return []
-    network = load(controls[0].weights, unet, memory)
-    down, middle = network(
-        **inputs,
-        controlnet_cond=_hints(controls, inputs["sample"], stride(network)),
-        conditioning_scale=torch.tensor(strengths).to(inputs["sample"])[:, None, None, None],
-        return_dict=False,
-    )
-    return [*down, middle]
+def _uses(rows: Sequence[Row]) -> Mapping[tuple[Weights, int], list[Use]]:
+    """What acts, by network; a network that acts twice on a row is asked twice."""
+    found: dict[tuple[Weights, int], list[Use]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        seen: Counter[Weights] = Counter()
+        for control in row.model.controls:
+            strength, layers = _strength(row, control)
+            if strength:
+                found[control.weights, seen[control.weights]].append(Use(place, row, control, strength, layers))
+                seen[control.weights] += 1
+    return found
 
 
-def stride(network: Any) -> int:
-    """Pixels of the hint per latent pixel: each width of the hint's embedding but the first halves the picture."""
-    return int(2 ** (len(network.config.conditioning_embedding_out_channels) - 1))
+def _strength(row: Row, control: Control) -> tuple[float, LayerWeights]:
+    """How much a control counts in a row at its sigma, 0 outside the control's window, and the layer weights then."""
+    passed = passed_by(row.call.sigma, row.call.sigmas)
+    keyframe, layers = in_force(control, passed, table_of(row.model.checkpoint))
+    half = layers.uncond if row.negative else 1.0
+    return control.strength * keyframe * half * row.active(control), layers
 
 
-def _hints(controls: Sequence[Control], sample: Tensor, step: int) -> Tensor:
-    """The rows' hints, each picture prepared once."""
-    height, width = sample.shape[2] * step, sample.shape[3] * step
-    pictures = {id(control.hint): control.hint.pixels for control in controls}
-    fitted = {key: fit(pixels, height, width).to(sample) for key, pixels in pictures.items()}
-    return torch.stack([fitted[id(control.hint)] for control in controls])
+def _added(network: Network, uses: Sequence[Use], inputs: dict[str, Any]) -> list[Tensor]:
+    """What the network adds to the rows it acts on, weighed; the middle last."""
+    own = _rows_of(inputs, torch.tensor([use.place for use in uses], device=inputs["sample"].device))
+    hints = torch.cat([_embedded(network, use.control.hint, own["sample"]) for use in uses])
+    down, middle = network.model(**own, controlnet_cond=hints, return_dict=False)
+    factors = [[use.strength * factor for factor in layer_factors(use.layers, len(down))] for use in uses]
+    columns = torch.tensor(factors).to(middle).T[:, :, None, None, None]
+    size = own["sample"].shape[2:]
+    return [part * column * _masks(uses, part, size) for part, column in zip((*down, middle), columns, strict=True)]
+
+
+def _rows_of(value: Any, places: Tensor) -> Any:
+    """The rows at these places of a batched tensor, or of every tensor in a dictionary."""
+    return {k: _rows_of(v, places) for k, v in value.items()} if isinstance(value, dict) else value[places]
+
+
+def _spread(parts: list[Tensor], uses: Sequence[Use], count: int) -> list[Tensor]:
+    """The parts at the places of their rows among ``count``, zeros elsewhere."""
+    if len(uses) == count:
+        return parts
+    places = torch.tensor([use.place for use in uses], device=parts[0].device)
+    return [part.new_zeros(count, *part.shape[1:]).index_copy(0, places, part) for part in parts]
+
+
+def _embedded(network: Network, hint: Image, sample: Tensor) -> Tensor:
+    """The hint as the network's first layers see it, ``[1, channels, h, w]``: the same at every step, so kept."""
+    kept = network.hints.setdefault(hint, {})
+    size = (int(sample.shape[2]), int(sample.shape[3]))
+    if size not in kept:
+        height, width = (network.stride * side for side in size)
+        picture = fit(hint.pixels, height, width).to(sample)[None]
+        kept[size] = network.embedding(picture.flip(1) if network.bgr else picture)
+    return kept[size].to(sample)
 
 
 def fit(pixels: Bytes, height: int, width: int) -> Tensor:
@@ -78,87 +126,18 @@ def fit(pixels: Bytes, height: int, width: int) -> Tensor:
     return interpolate(middle, (height, width), mode="nearest-exact")[0]
 
 
-def load(weights: Weights, unet: Any, memory: Memory) -> Any:
-    """The ControlNet of a diffusers folder or of a single file (diffusers' or the original key layout)."""
-    network = memory.get(("controlnet", weights.digest), lambda: _load(weights, unet, memory))
-    if _shape(network) != _shape(unet):
-        raise WeightsError(
-            f"controlnet={_name(weights)!r} was made for another kind of checkpoint: it reads text of width "
-            f"{network.config.cross_attention_dim} in blocks {_widths(network)}, this one writes "
-            f"{unet.config.cross_attention_dim} in {_widths(unet)}; give a ControlNet for SDXL."
-        )
-    return network
+def _masks(uses: Sequence[Use], part: Tensor, latent: torch.Size) -> Tensor | float:
+    """Where the controls count in a residual, ``[uses, 1, h, w]``; 1 where no control has a mask."""
+    if not any(use.control.mask for use in uses):
+        return 1.0
+    size = (int(part.shape[2]), int(part.shape[3]))
+    whole = torch.ones(1, 1, *size)
+    masks = [shrunk(use.control.mask, size, latent) if use.control.mask else whole for use in uses]
+    return torch.cat(masks).to(part)
 
 
-def _shape(model: Any) -> str:
-    return json.dumps([model.config[key] for key in FIT])
-
-
-def _name(weights: Weights) -> str:
-    return files.locate(weights.path).name
-
-
-def _widths(model: Any) -> str:
-    return "x".join(map(str, model.config.block_out_channels))
-
-
-def _load(weights: Weights, unet: Any, memory: Memory) -> Any:
-    path = files.locate(weights.path)
-    network = _empty_like_folder(path) if path.is_dir() else _empty_like_unet(unet)
-    tensors = read(_file(path), memory.device, memory.dtype)
-    if not path.is_dir():
-        tensors = _diffusers_names(path.name, tensors, network)
-    try:
-        network.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"controlnet={path.name!r} does not hold the weights of {_kind(path)}; give an SDXL ControlNet, as a "
-            f"folder with its config.json or as one file. ({str(error).splitlines()[-1].strip()[:120]})"
-        ) from error
-    return network.eval().requires_grad_(False)
-
-
-def _kind(path: Path) -> str:
-    return "the model in its config.json" if path.is_dir() else "a ControlNet for this checkpoint"
-
-
-def _file(path: Path) -> Path:
-    """The weights in a folder: the full ones rather than a variant such as ``.fp16``, whose name is longer."""
-    found = sorted(path.glob("*.safetensors"), key=lambda file: len(file.name)) if path.is_dir() else [path]
-    if not found:
-        raise WeightsError(f"controlnet={path.name!r} is a folder without a .safetensors file; give one that has it.")
-    return found[0]
-
-
-def _empty_like_folder(folder: Path) -> Any:
-    from diffusers.models.controlnets.controlnet import ControlNetModel
-
-    file = folder / "config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
-    if config.get("_class_name") != "ControlNetModel":
-        kind = config.get("_class_name", "a folder without config.json")
-        raise WeightsError(f"controlnet={folder.name!r} is {kind}; give the folder of a ControlNetModel for SDXL.")
-    with torch.device("meta"):
-        return ControlNetModel.from_config(config)
-
-
-def _empty_like_unet(unet: Any) -> Any:
-    from diffusers.models.controlnets.controlnet import ControlNetModel
-
-    with torch.device("meta"):
-        return ControlNetModel.from_unet(unet, load_weights_from_unet=False)
-
-
-def _diffusers_names(file: str, tensors: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """A single file's tensors under diffusers' names, from these or from the original ones."""
-    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-
-    if not any(name.endswith(("controlnet_mid_block.weight", "middle_block_out.0.weight")) for name in tensors):
-        kind = "a Control-LoRA, which is not supported" if "lora_controlnet" in tensors else "not a ControlNet"
-        raise WeightsError(f"controlnet={file!r} is {kind}; give a ControlNet for SDXL.")
-    converted = convert_controlnet_checkpoint(tensors, network.config)
-    for name, tensor in tensors.items():
-        stem, _, kind = name.removeprefix("control_model.").rpartition(".")
-        if stem in SIZE_EMBEDDING:
-            converted[f"{SIZE_EMBEDDING[stem]}.{kind}"] = tensor
-    return dict(converted)
+def shrunk(mask: Image, size: tuple[int, int], latent: Sequence[int]) -> Tensor:
+    """A mask's red channel as float32 ``[1, 1, h, w]`` in 0..1: bilinear to eight pixels a latent pixel, then again."""
+    red = torch.tensor(mask.pixels[:, :, 0])[None, None].float() / 255
+    full = interpolate(red, [PIXELS_PER_LATENT * side for side in latent], mode="bilinear")
+    return interpolate(full, size, mode="bilinear")

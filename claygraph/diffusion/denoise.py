@@ -13,13 +13,14 @@ from claygraph.diffusion.checkpoint import load_unet
 from claygraph.diffusion.controlnet import residuals
 from claygraph.diffusion.image_attention import image_prompts
 from claygraph.diffusion.lora import attach, set_strengths
-from claygraph.diffusion.rows import Row, rows_of, table_of
-from claygraph.diffusion.schedules import timestep_of
+from claygraph.diffusion.lora_blocks import by_block, summed
+from claygraph.diffusion.prediction import timestep, unet_input, x0
+from claygraph.diffusion.rows import Row, rows_of
 
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import Denoise
     from claygraph.memory import Memory
-    from claygraph.values import Model
+    from claygraph.values import Size
 
 SIZE_UNIT = 8
 
@@ -37,32 +38,25 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
 @torch.inference_mode()
 def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     """x0 of every row, float32 ``[R, C, h, w]``."""
+    checkpoint = rows[0].model.checkpoint
     x = torch.cat([row.call.x.to(memory.device, torch.float32) for row in rows])
     sigma = torch.tensor([row.call.sigma for row in rows], device=memory.device)[:, None, None, None]
-    inputs = _inputs(rows, x / (sigma**2 + 1).sqrt(), memory)
-    set_strengths(unet, [_lora_strengths(row.model) for row in rows])
-    extra = residuals(unet, rows, inputs, memory)
+    inputs = _inputs(rows, unet_input(x, sigma, checkpoint), memory)
+
+    def use_loras(rows: Sequence[Row]) -> None:
+        set_strengths(unet, [summed((lora.weights.digest, by_block(lora)) for lora in row.model.loras) for row in rows])
+
+    extra = residuals(unet, rows, inputs, memory, use_loras)
+    use_loras(rows)
     with image_prompts(unet, rows, memory):
         output = unet(**inputs, **extra, return_dict=False)[0].float()
-    return x0(x, sigma, output, rows[0].model.checkpoint.prediction)
-
-
-def x0(x: Tensor, sigma: Tensor, output: Tensor, prediction: str) -> Tensor:
-    """The clean picture the model sees in ``x = x0 + sigma * noise``, from its output for ``x / sqrt(sigma^2 + 1)``.
-
-    ``epsilon``: the noise. ``v_prediction``: Salimans and Ho 2022 (arXiv 2202.00512), in this scale of ``x``.
-    """
-    if prediction == "epsilon":
-        return x - sigma * output
-    return x / (sigma**2 + 1) - output * sigma / (sigma**2 + 1).sqrt()
+    return x0(x, sigma, output, checkpoint)
 
 
 def _inputs(rows: Sequence[Row], sample: Tensor, memory: Memory) -> dict[str, Any]:
     """What the UNet and ControlNets are both given."""
-    table = table_of(rows[0].model.checkpoint)
-    steps = [timestep_of(row.call.sigma, table) for row in rows]
-    height, width = (SIZE_UNIT * side for side in sample.shape[2:])
-    size = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=memory.device)
+    steps = [timestep(row.call.sigma, row.model.checkpoint) for row in rows]
+    sizes = [size_vector(row.conditioning.size, *sample.shape[2:]) for row in rows]
     pooled = torch.stack([torch.tensor(row.conditioning.pooled) for row in rows])
     return {
         "sample": sample.to(memory.dtype),
@@ -70,9 +64,21 @@ def _inputs(rows: Sequence[Row], sample: Tensor, memory: Memory) -> dict[str, An
         "encoder_hidden_states": _text(rows).to(memory.device, memory.dtype),
         "added_cond_kwargs": {
             "text_embeds": pooled.to(memory.device, memory.dtype),
-            "time_ids": size.expand(len(rows), -1),
+            "time_ids": torch.tensor(sizes, dtype=torch.float32, device=memory.device),
         },
     }
+
+
+def size_vector(size: Size, height: int, width: int) -> tuple[int, ...]:
+    """Height, width, crop from the top, from the left, target height, target width: SDXL's order.
+
+    ``height`` and ``width`` are those of the latent.
+    """
+    high = SIZE_UNIT * height if size.height is None else size.height
+    wide = SIZE_UNIT * width if size.width is None else size.width
+    target_high = high if size.target_height is None else size.target_height
+    target_wide = wide if size.target_width is None else size.target_width
+    return high, wide, size.crop_h, size.crop_w, target_high, target_wide
 
 
 def _text(rows: Sequence[Row]) -> Tensor:
@@ -80,14 +86,6 @@ def _text(rows: Sequence[Row]) -> Tensor:
     hidden = [torch.tensor(row.conditioning.hidden) for row in rows]
     length = math.lcm(*{len(each) for each in hidden})
     return torch.stack([each.repeat(length // len(each), 1) for each in hidden])
-
-
-def _lora_strengths(model: Model) -> dict[str, float]:
-    """Strength of each LoRA file; one listed twice counts with the sum."""
-    total: dict[str, float] = {}
-    for each in model.loras:
-        total[each.weights.digest] = total.get(each.weights.digest, 0.0) + each.model
-    return total
 
 
 def _guided(calls: Sequence[Denoise], halves: Tensor) -> list[Tensor]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from struct import iter_unpack
 from typing import Any
 
 from claygraph import files
 from claygraph.diffusion.dimensions import Config, Shapes, text_2_config, text_config, unet_config, vae_config
+from claygraph.diffusion.prediction import MARKERS, configured, marked
 from claygraph.errors import WeightsError
 from claygraph.values import Checkpoint, Weights
 
@@ -20,8 +21,6 @@ UNET = "model.diffusion_model."
 VAE = ("first_stage_model.", "vae.")
 CLIP_L = "conditioner.embedders.0.transformer."
 CLIP_G = "conditioner.embedders.1.model."
-EDM = "Playground 2.5 (another kind of noise)"
-log = logging.getLogger(__name__)
 
 
 def describe(weights: Weights, config: Weights | None = None, vae: Weights | None = None) -> Checkpoint:
@@ -33,15 +32,37 @@ def describe(weights: Weights, config: Weights | None = None, vae: Weights | Non
     check_family(checkpoint)
     _check_parts(checkpoint)
     scheduler, latent = _shipped("scheduler") | component(checkpoint, "scheduler"), component(checkpoint, "vae")
-    return replace(
+    scale = component(replace(checkpoint, vae=None), "vae")  # the UNet's, whichever VAE makes the picture
+    described = replace(
         checkpoint,
-        prediction=_prediction(weights, scheduler),
         beta_start=float(scheduler["beta_start"]),
         beta_end=float(scheduler["beta_end"]),
         beta_schedule=str(scheduler["beta_schedule"]),
-        scaling_factor=float(latent.get("scaling_factor", Checkpoint.scaling_factor)),
         downscale=2 ** (len(latent["block_out_channels"]) - 1),
+        **configured(scheduler, scale) | _marked(checkpoint),
     )
+    _check_latent(described, latent.get("latent_channels", 4))
+    return described
+
+
+def _marked(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What markers inside a single file say of its prediction; a scheduler in ``checkpoint.config`` wins over them."""
+    path = files.locate(checkpoint.weights.path)
+    if path.is_dir() or (checkpoint.config and _from_folder(files.locate(checkpoint.config.path), "scheduler")):
+        return {}
+    marks = {name: numbers(path, name) for name in MARKERS if name in shapes(path)}
+    return marked(marks, metadata(path))
+
+
+def _check_latent(checkpoint: Checkpoint, channels: int) -> None:
+    """Raise ``WeightsError`` unless mean and deviation of the latents, where named, fit the VAE."""
+    for part, values in {"mean": checkpoint.latent_mean, "deviation": checkpoint.latent_std}.items():
+        if len(values) not in {0, channels} or (part == "deviation" and not all(value > 0 for value in values)):
+            name = files.locate(checkpoint.weights.path).name
+            raise WeightsError(
+                f"checkpoint={name!r} names the {part} of its latents as {list(values)}, but they have {channels} "
+                "channels; give the file its maker published."
+            )
 
 
 def component(checkpoint: Checkpoint, part: str) -> Config:
@@ -118,6 +139,21 @@ def metadata(path: Path) -> dict[str, str]:
     return _read(path, _stamp(path))[1]
 
 
+def numbers(path: Path, name: str) -> tuple[float, ...]:
+    """The values of one small tensor of a safetensors file; none where it has over 64, or is not of floats."""
+    entry: dict[str, Any] = dict(files.header("weights", path)[name])
+    begin, end = entry["data_offsets"]
+    code = {"F16": "e", "BF16": "f", "F32": "f", "F64": "d"}.get(entry["dtype"])
+    if code is None or end - begin > 64 * 8:
+        return ()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little") + begin)
+        data = file.read(end - begin)
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        data = b"".join(b"\0\0" + data[k : k + 2] for k in range(0, len(data), 2))
+    return tuple(value for (value,) in iter_unpack(f"<{code}", data))
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
@@ -136,15 +172,6 @@ def _read(path: Path, stamp: tuple[int, int]) -> tuple[Shapes, dict[str, str]]:
         missing = start + end - stamp[0]
         raise WeightsError(f"{path.name!r} is cut short by {missing} of {start + end} bytes; fetch it again.")
     return {name: tuple(entry["shape"]) for name, entry in header.items()}, notes
-
-
-def _prediction(weights: Weights, scheduler: Config) -> str:
-    path = files.locate(weights.path)
-    names, notes = ({}, {}) if path.is_dir() else (shapes(path), metadata(path))
-    if "ztsnr" in names or scheduler.get("rescale_betas_zero_snr"):
-        log.warning("%r was trained for zero terminal signal-to-noise; the usual noise schedule is used.", path.name)
-    marked = "v_pred" in names or notes.get("modelspec.prediction_type") == "v"
-    return "v_prediction" if marked else str(scheduler.get("prediction_type", "epsilon"))
 
 
 def check_family(checkpoint: Checkpoint) -> None:
@@ -172,8 +199,6 @@ def _check_parts(checkpoint: Checkpoint) -> None:
 def family_of_folder(path: Path) -> str:
     """What kind of model a diffusers folder holds, in words; ``SDXL`` for an SDXL checkpoint."""
     unet = _from_folder(path, "unet")
-    if unet and "EDM" in str((_from_folder(path, "scheduler") or {}).get("_class_name")):
-        return EDM
     if unet:
         return "SDXL" if unet.get("addition_embed_type") == "text_time" else _by_context(unet["cross_attention_dim"])
     alone = (_json(path / "config.json") or {}).get("_class_name")
@@ -184,7 +209,7 @@ def family(found: Mapping[str, tuple[int, ...]]) -> str:
     """What kind of model the tensors of a file make, in words; ``SDXL`` for an SDXL checkpoint."""
     if f"{UNET}label_emb.0.0.weight" in found:
         refiner = any(name.startswith("conditioner.embedders.0.model.") for name in found)
-        return "the SDXL refiner" if refiner else EDM if "edm_mean" in found else "SDXL"
+        return "the SDXL refiner" if refiner else "SDXL"
     if contexts := [shape[1] for name, shape in found.items() if name.endswith("attn2.to_k.weight") and UNET in name]:
         return _by_context(contexts[0])
     return next(

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import linear
 
 from claygraph import files
+from claygraph.diffusion.adapter_files import check_fit
+from claygraph.diffusion.image_rows import Group, Listeners, attend
 from claygraph.diffusion.ip_adapter import read
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
     from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
-    from claygraph.values import Weights
+    from claygraph.values import Checkpoint, Weights
 
-FAMILIES = {768: "SD1.5", 1024: "SD2", 2048: "SDXL"}
 Pair = tuple[Tensor, Tensor]
 
 
@@ -31,62 +31,33 @@ class Layer(NamedTuple):
     attention: Any
 
 
-class Images(NamedTuple):
-    """Image tokens ``[R, T, channels]`` as one layer sees them: its own key and value weights, a strength per row."""
-
-    tokens: Tensor
-    key: Tensor
-    value: Tensor
-    strength: Tensor
-
-
 class ImageAttention:
-    """Attention processor: to the text as ever, and to sets of image tokens, each with a strength ``[R, 1, 1]``."""
+    """Attention processor: to the text as ever, and of some rows to image tokens by a layer's own keys and values."""
 
-    def __init__(self, images: Sequence[Images]) -> None:
+    def __init__(self, images: Sequence[tuple[Group, Pair]]) -> None:
         self.images = images
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> Tensor:
         query = attn.to_q(hidden_states)
         text = encoder_hidden_states
         out = attend(query, attn.to_k(text), attn.to_v(text), attn.heads)
-        for tokens, key, value, strength in self.images:
-            out = out + attend(query, linear(tokens, key), linear(tokens, value), attn.heads) * strength
+        for group, (key, value) in self.images:
+            out = group.add(out, query, linear(group.tokens, key), linear(group.tokens, value), attn.heads)
         projected: Tensor = attn.to_out[0](out)
         return projected
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention over ``[B, N, width]``."""
-    split = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The rows' image prompts of one place in the stack: weights by layer, tokens, strengths ``[blocks, R, 1, 1]``."""
-
-    pairs: Sequence[Pair]
-    tokens: Tensor
-    strengths: Tensor
-    used: frozenset[int]
-
-    def at(self, layer: int, block: int) -> Images:
-        """What one layer, by its number in the file and its block, is to attend to."""
-        return Images(self.tokens, *self.pairs[layer], self.strengths[block])
 
 
 @contextmanager
 def image_prompts(unet: Any, rows: Sequence[Row], memory: Memory) -> Iterator[None]:
     """While it lasts the UNet attends to the rows' image prompts, in the blocks where some row's strength is not 0."""
-    layers = cross_attentions(unet)
+    layers, listeners = cross_attentions(unet), Listeners(rows, memory)
+    pairs = cache(lambda adapter: _pairs(layers, adapter, rows[0].model.checkpoint, memory))
     before = []
     try:
-        slots = _slots(layers, rows, memory)
         for number, (block, attention) in enumerate(layers):
-            if images := [slot.at(number, block) for slot in slots if block in slot.used]:
+            if groups := listeners.at(block, attention.inner_dim):
                 before.append((attention, attention.processor))
-                attention.set_processor(ImageAttention(images))
+                attention.set_processor(ImageAttention([(group, pairs(group.adapter)[number]) for group in groups]))
         yield
     finally:
         for attention, processor in before:
@@ -104,38 +75,17 @@ def cross_attentions(unet: Any) -> list[Layer]:
     return [Layer(called[id(block)], each.attn2) for block in down + up + middle for each in block.transformer_blocks]
 
 
-def _slots(layers: Sequence[Layer], rows: Sequence[Row], memory: Memory) -> list[Slot]:
-    """The places of the stack that some row listens to."""
-    places = range(len(rows[0].model.image_prompts))
-    strengths = [[_strengths(row, place) for row in rows] for place in places]
-    return [_slot(layers, rows, place, strengths[place], memory) for place in places if any(map(any, strengths[place]))]
-
-
-def _strengths(row: Row, place: int) -> tuple[float, ...]:
-    prompt = row.model.image_prompts[place]
-    return prompt.scales if row.active(prompt) else (0.0,) * len(prompt.scales)
-
-
-def _slot(
-    layers: Sequence[Layer], rows: Sequence[Row], place: int, strengths: Sequence[Sequence[float]], memory: Memory
-) -> Slot:
-    prompts = [row.model.image_prompts[place] for row in rows]
-    tokens = [prompt.negative if row.negative else prompt.tokens for row, prompt in zip(rows, prompts, strict=True)]
-    by_block = torch.tensor(strengths, device=memory.device, dtype=memory.dtype).T[:, :, None, None]
-    return Slot(
-        _pairs(layers, prompts[0].adapter, rows[0].model.checkpoint.weights, memory),
-        torch.stack([torch.tensor(each) for each in tokens]).to(memory.device, memory.dtype),
-        by_block,
-        frozenset(block for block, each in enumerate(zip(*strengths, strict=True)) if any(each)),
-    )
-
-
-def _pairs(layers: Sequence[Layer], adapter: Weights, checkpoint: Weights, memory: Memory) -> list[Pair]:
+def _pairs(layers: Sequence[Layer], adapter: Weights, checkpoint: Checkpoint, memory: Memory) -> list[Pair]:
     """Key and value weights of every layer, loaded once for an adapter; refused if they are not this UNet's."""
     pairs = memory.get(("ip_adapter", adapter.digest), lambda: _load(adapter, memory))
     wanted = [(attention.inner_kv_dim, attention.cross_attention_dim) for _, attention in layers]
     if [tuple(key.shape) for key, _ in pairs] != wanted:
-        raise WeightsError(_misfit(adapter, checkpoint, pairs, wanted))
+        check_fit(adapter, checkpoint)
+        file, base = files.locate(adapter.path).name, files.locate(checkpoint.weights.path).name
+        raise WeightsError(
+            f"ip_adapter={file!r} does not fit the checkpoint: it has weights for {len(pairs)} attention layers that "
+            f"are not those of {base!r}, which has {len(wanted)}; give an adapter for that kind of checkpoint."
+        )
     return pairs
 
 
@@ -143,19 +93,3 @@ def _load(adapter: Weights, memory: Memory) -> list[Pair]:
     tensors = read(adapter, "ip_adapter.", memory)
     numbers = sorted({int(name.split(".")[0]) for name in tensors})
     return [(tensors[f"{number}.to_k_ip.weight"], tensors[f"{number}.to_v_ip.weight"]) for number in numbers]
-
-
-def _misfit(adapter: Weights, checkpoint: Weights, pairs: Sequence[Pair], wanted: Sequence[tuple[int, int]]) -> str:
-    file, base = files.locate(adapter.path).name, files.locate(checkpoint.path).name
-    found, context = pairs[0][0].shape[1], wanted[0][1]
-    if found == context:
-        what = f"weights for {len(pairs)} attention layers that are not those of {base!r}, which has {len(wanted)}"
-    else:
-        what = f"image tokens of width {found}{_family(found)}, but {base!r} reads {context}{_family(context)}"
-    return (
-        f"ip_adapter={file!r} does not fit the checkpoint: it has {what}; give an adapter for that kind of checkpoint."
-    )
-
-
-def _family(width: int) -> str:
-    return f" ({FAMILIES[width]})" if width in FAMILIES else ""

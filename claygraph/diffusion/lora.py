@@ -1,7 +1,10 @@
-"""LoRAs beside the weights they change: strengths are data, one per row of the batch.
+"""LoRAs beside the weights they change: strengths are data, one per row of the batch and block of the UNet.
 
 ``W x + strength * scale * up (down x)`` equals ``(W + strength * scale * up down) x`` up to rounding, so one batch
-holds rows of different strengths, and a row whose strength is 0 gets exactly what it got before.
+holds rows of different strengths, and a row whose strength is 0 gets exactly what it got before. So it is for every
+change that only adds (LoRA, LoHa, LoKr, whole differences) and for the first change of a layer, whatever its kind.
+A DoRA or a whole weight that comes after another change depends on what the others left, so there each distinct set
+of strengths in the batch gets its own merged weight. All of this is exact: the order is that of the stack.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch.nn import functional
+from safetensors import safe_open
 
 from claygraph import files
 from claygraph.diffusion import lora_files
-from claygraph.diffusion.lora_files import Pair
-from claygraph.diffusion.lora_names import spellings
+from claygraph.diffusion.lora_changes import Change, Layer, apply, channels, make, per_row, with_bias
+from claygraph.diffusion.lora_files import Roles
+from claygraph.diffusion.lora_fit import match
+from claygraph.diffusion.lora_names import BLOCKS, block_of
 from claygraph.errors import WeightsError
 from claygraph.values import Weights
 
@@ -26,46 +31,78 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
 
 log = logging.getLogger(__name__)
-Layer = torch.nn.Linear | torch.nn.Conv2d
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 STACK = "lora_stack"
-CONTEXT = ("attn2.to_k", "attn2.to_v")
-FAMILIES = {768: "a Stable Diffusion 1.x LoRA", 1024: "a Stable Diffusion 2.x LoRA", 2048: "an SDXL LoRA"}
+Strengths = Mapping[str, Sequence[float]]
 
 
 @dataclass
 class Stack:
-    """The LoRAs attached to one module, and the strengths of the batch that runs next, ``[rows]`` each."""
+    """The LoRAs attached to one module, and the strengths of the batch that runs next.
 
-    strengths: dict[str, torch.Tensor] = field(default_factory=dict)
+    ``strengths`` has for each file, in the order of the stack, one tensor ``[rows]`` per block: None where all are 0.
+    """
+
+    strengths: dict[str, list[torch.Tensor | None]] = field(default_factory=dict)
     updates: dict[str, Update] = field(default_factory=dict)
     attached: dict[str, int] = field(default_factory=dict)
 
 
 class Update(torch.nn.Module):
-    """The low-rank updates of one layer, added to its output by a forward hook; ``detach`` takes them off again."""
+    """The changes of one layer, added to its output by a forward hook; ``detach`` takes them off again."""
 
-    def __init__(self, layer: Layer, stack: Stack) -> None:
+    def __init__(self, layer: Layer, stack: Stack, block: int) -> None:
         super().__init__()
-        self.stack = stack
-        self.down, self.up = torch.nn.ParameterDict(), torch.nn.ParameterDict()
+        self.stack, self.block = stack, block
+        self.kept, self.biases = torch.nn.ModuleDict(), torch.nn.ParameterDict()
+        self.changes: dict[str, Change] = {}  # as kept, but quick to look up
+        self.relative = self.shifts = False
         self.detach = layer.register_forward_hook(self.add).remove
 
+    def put(self, digest: str, change: Change | None, bias: torch.Tensor | None) -> None:
+        """Hold what one file does to the layer's weight and to its bias."""
+        if change is not None:
+            self.kept[digest] = self.changes[digest] = change
+            self.relative = self.relative or change.relative
+        if bias is not None:
+            self.biases[digest] = torch.nn.Parameter(bias, requires_grad=False)
+            self.shifts = True
+
     def add(self, layer: Layer, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """The layer's output plus each LoRA's part, rows weighted by their strengths."""
-        for digest, strength in self.stack.strengths.items():
-            if digest in self.down:
-                output = output + _low_rank(layer, inputs[0], self.down[digest], self.up[digest], strength)
+        """The layer's output with each file's part in it, rows by their strengths."""
+        active = [
+            (change, strength)
+            for digest, blocks in self.stack.strengths.items()
+            if (change := self.changes.get(digest)) is not None and (strength := blocks[self.block]) is not None
+        ]
+        if self.relative and any(change.relative for change, _ in active[1:]):
+            output = _merged(layer, inputs[0], output, active)
+        else:
+            for change, strength in active:
+                output = change.add(layer, inputs[0], output, strength)
+        return self._with_biases(layer, output) if self.shifts else output
+
+    def _with_biases(self, layer: Layer, output: torch.Tensor) -> torch.Tensor:
+        for digest, blocks in self.stack.strengths.items():
+            strength = blocks[self.block]
+            if digest in self.biases and strength is not None:
+                output = output + per_row(strength, output) * channels(self.biases[digest], layer)
         return output
 
 
-def _low_rank(
-    layer: Layer, x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, strength: torch.Tensor
+def _merged(
+    layer: Layer, x: torch.Tensor, output: torch.Tensor, active: Sequence[tuple[Change, torch.Tensor]]
 ) -> torch.Tensor:
-    if isinstance(layer, torch.nn.Linear):
-        inner = functional.linear(x, down)
-        return functional.linear(inner * strength.view(-1, *(1 for _ in inner.shape[1:])), up)
-    inner = functional.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-    return functional.conv2d(inner * strength.view(-1, 1, 1, 1), up)
+    """The output of rows through weights with the changes in them, made once for each distinct set of strengths."""
+    output, weight = output.clone(), layer.weight
+    table = torch.stack([strength for _, strength in active], dim=1)
+    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    for strengths in set(map(tuple, table.tolist())) - {(0.0,) * len(active)}:
+        rows, changed = (table == table.new_tensor(strengths)).all(dim=1), wide
+        for (change, _), strength in zip(active, strengths, strict=True):
+            changed = change.merged(changed, strength) if strength else changed
+        output[rows] = with_bias(layer, apply(layer, x[rows], changed.to(weight.dtype)))
+    return output
 
 
 def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) -> int:
@@ -76,40 +113,75 @@ def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) ->
     stack = _stack(module)
     if lora.digest not in stack.attached:
         path = files.locate(lora.path)
-        pairs = _matching(module, part, path, memory.device)
-        for name, pair in sorted(pairs.items(), key=lambda item: not item[0].endswith(CONTEXT)):
-            _put(module, name, pair, lora.digest, stack, path.name)
-        stack.attached[lora.digest] = len(pairs)
+        shapes = {name: tuple(layer.weight.shape) for name, layer in module.named_modules() if _can_change(layer)}
+        fit = match(path, part, shapes)
+        if fit.missed:
+            log.warning("lora %r: %d layers match none of the checkpoint's %s.", path.name, len(fit.missed), part)
+        settings, tensors = lora_files.peft_settings(path, part), _read(path, fit.layers, memory.device)
+        for name, roles in fit.layers.items():
+            found = {role: tensors[tensor] for role, tensor in roles.items()}
+            rank = lora_files.rank(found)
+            alpha = settings.alpha(fit.spelled[name].removeprefix(f"{part}."), rank)
+            _put(module, name, found, _scale(found, alpha, rank), stack, lora)
+        stack.attached[lora.digest] = len(fit.layers)
     return stack.attached[lora.digest]
 
 
-def _matching(module: torch.nn.Module, part: str, path: Path, device: torch.device) -> dict[str, Pair]:
-    """The file's pairs for this component by the module's own layer names."""
-    known = spellings(part, [name for name, layer in module.named_modules() if isinstance(layer, Layer)])
-    pairs = {layer: pair for layer, pair in lora_files.load(path, part, device).items() if layer in known}
-    found = lora_files.layers(path)
-    none = not any(found[name] for name in lora_files.PREFIXES)
-    missed = [layer for layer in {**found[part], **(found[""] if part == "unet" or none else {})} if layer not in pairs]
-    if none or (found[part] and not pairs):
+def _can_change(layer: torch.nn.Module) -> bool:
+    return isinstance(layer, LAYERS) and layer.weight is not None
+
+
+def _read(path: Path, layers: Mapping[str, Roles], device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of these layers, in the file's dtype; raises ``WeightsError`` for one that is not finite."""
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        tensors = {name: file.get_tensor(name) for roles in layers.values() for name in roles.values()}
+    finite = [(tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all() for tensor in tensors.values()]
+    if finite and not torch.stack(finite).all():
+        name = next(name for name, good in zip(tensors, finite, strict=True) if not good)
         raise WeightsError(
-            f"lora {path.name!r} fits no layer of this checkpoint's {part}: none of its {len(missed)} layers is known, "
-            f"such as {next(iter(missed), None)!r}; give an SDXL LoRA in kohya's, diffusers' or peft's layout."
+            f"lora {path.name!r} is damaged: {name} holds values that are no numbers (nan or inf); fetch it again."
         )
-    if missed:
-        log.warning("lora %r: %d layers match none of the checkpoint's %s.", path.name, len(missed), part)
-    return {known[layer]: pair for layer, pair in pairs.items()}
+    return tensors
 
 
-def set_strengths(module: torch.nn.Module, rows: Sequence[Mapping[str, float]]) -> None:
-    """Strengths of the next batch: for each row, strength by digest of an attached LoRA; absent means 0."""
-    used = dict.fromkeys(digest for row in rows for digest, strength in row.items() if strength)
-    stack = _stack(module)
-    weight = next(module.parameters())
-    stack.strengths = {
-        digest: torch.tensor([row.get(digest, 0.0) for row in rows], dtype=weight.dtype, device=weight.device)
-        for digest in used
-        if stack.attached[digest]
-    }
+def _scale(found: Mapping[str, torch.Tensor], alpha: float, rank: int) -> float:
+    """alpha / rank, where the file's own alpha counts before ``alpha``; 1 without a rank or an alpha (kohya's rule)."""
+    own = float(found["alpha"].flatten()[0]) if "alpha" in found and found["alpha"].numel() else alpha
+    return own / rank or 1.0 if rank else 1.0
+
+
+def _put(
+    module: torch.nn.Module, name: str, found: Mapping[str, torch.Tensor], scale: float, stack: Stack, lora: Weights
+) -> None:
+    layer = cast(Layer, module.get_submodule(name))
+    try:
+        change = make(found, scale, layer)
+        bias = found["diff_b"].to(layer.weight.dtype).reshape(layer.weight.shape[:1]) if "diff_b" in found else None
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"lora {files.locate(lora.path).name!r} does not fit together at {name}: {reason}; fetch it again."
+        ) from error
+    if name not in stack.updates:
+        layer.lora = stack.updates[name] = Update(layer, stack, block_of(name))
+    stack.updates[name].put(lora.digest, change, bias)
+
+
+def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths]) -> None:
+    """Strengths of the next batch: for each row, by digest of an attached LoRA, one for each block; absent means 0.
+
+    The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. All rows name files in the same order.
+    """
+    stack, weight = _stack(module), next(module.parameters())
+    made: dict[tuple[float, ...], torch.Tensor | None] = {}
+    stack.strengths = {}
+    for digest in dict.fromkeys(digest for row in rows for digest in row):
+        given = [row.get(digest, ()) for row in rows]
+        blocks = list(zip(*(values or (0.0,) * len(BLOCKS) for values in given), strict=False))
+        for values in set(blocks) - made.keys():
+            made[values] = torch.tensor(values, dtype=weight.dtype, device=weight.device) if any(values) else None
+        if any(map(any, blocks)) and stack.attached[digest]:
+            stack.strengths[digest] = [made[values] for values in blocks]
 
 
 def detach(module: torch.nn.Module) -> None:
@@ -124,36 +196,3 @@ def _stack(module: torch.nn.Module) -> Stack:
     if not hasattr(module, STACK):
         setattr(module, STACK, Stack())
     return cast(Stack, getattr(module, STACK))
-
-
-def _put(module: torch.nn.Module, name: str, pair: Pair, digest: str, stack: Stack, file: str) -> None:
-    layer = cast(Layer, module.get_submodule(name))
-    down, up = _shaped(layer, pair)
-    _check_shape(file, name, layer.weight.shape, down, up)
-    if name not in stack.updates:
-        layer.lora = stack.updates[name] = Update(layer, stack)
-    update = stack.updates[name]
-    scaled = up.to(torch.promote_types(layer.weight.dtype, torch.float32)) * pair.scale
-    for table, tensor in ((update.down, down), (update.up, scaled)):
-        moved = tensor.to(layer.weight.device, layer.weight.dtype).contiguous()
-        table[digest] = torch.nn.Parameter(moved, requires_grad=False)
-
-
-def _shaped(layer: Layer, pair: Pair) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pair as matrices for a linear layer, as kernels for a convolution, however the file stores it."""
-    if isinstance(layer, torch.nn.Linear):
-        return pair.down.flatten(1), pair.up.flatten(1)
-    down = pair.down if pair.down.ndim == 4 else pair.down[:, :, None, None]
-    return down, pair.up.flatten(1)[:, :, None, None]
-
-
-def _check_shape(file: str, name: str, wanted: torch.Size, down: torch.Tensor, up: torch.Tensor) -> None:
-    found = (len(up), *down.shape[1:])
-    if found == tuple(wanted):
-        return
-    if name.endswith(CONTEXT) and found[1] != wanted[1]:
-        kind = FAMILIES.get(found[1], "a LoRA for another model")
-        why = f"it looks like {kind}: its context width is {found[1]}, this checkpoint wants {wanted[1]}"
-    else:
-        why = f"at {name} it changes a weight of shape {found}, this checkpoint's is {tuple(wanted)}"
-    raise WeightsError(f"lora {file!r} does not fit the checkpoint: {why}; give a LoRA made for this model family.")

@@ -6,16 +6,20 @@ Module names are the tensor names of the published files (Ye et al. 2023, arXiv 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 HEAD = 64
+AnyProjection: TypeAlias = "Projection | FullProjection | Resampler"
 
 
 class Projection(nn.Module):
     """The plain type: one embedding ``[B, E]`` through a linear layer and a norm, as tokens ``[B, T, channels]``."""
+
+    reads_patches = False
 
     def __init__(self, embedding: int, tokens: int, channels: int) -> None:
         super().__init__()
@@ -26,6 +30,23 @@ class Projection(nn.Module):
     def forward(self, embeds: Tensor) -> Tensor:
         """Image embeddings ``[B, E]`` to tokens ``[B, T, channels]``."""
         tokens: Tensor = self.norm(self.proj(embeds).unflatten(1, (-1, self.norm.weight.shape[0])))
+        return tokens
+
+
+class FullProjection(nn.Module):
+    """The full type: each of CLIP's patch features ``[B, N, E]`` through two layers and a norm becomes a token."""
+
+    reads_patches = True
+
+    def __init__(self, embedding: int, channels: int) -> None:
+        super().__init__()
+        self.width = embedding
+        widen, norm = nn.Linear(embedding, channels), nn.LayerNorm(channels)
+        self.proj = nn.Sequential(nn.Linear(embedding, embedding), nn.GELU(), widen, norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Patch features ``[B, N, E]`` to as many tokens ``[B, N, channels]``."""
+        tokens: Tensor = self.proj(features)
         return tokens
 
 
@@ -51,6 +72,8 @@ class PerceiverAttention(nn.Module):
 
 class Resampler(nn.Module):
     """The plus type: CLIP's patch features ``[B, N, E]``, read by learned queries, as tokens ``[B, T, channels]``."""
+
+    reads_patches = True
 
     def __init__(
         self, embedding: int, tokens: int, width: int, inner: int, hidden: int, depth: int, channels: int
@@ -82,12 +105,21 @@ def _feed_forward(width: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), linear[0], nn.GELU(), linear[1])
 
 
-def projection(tensors: Mapping[str, Tensor]) -> Projection | Resampler:
+def projection(tensors: Mapping[str, Tensor]) -> AnyProjection:
     """The projection whose weights these are; its sizes are read from their shapes."""
     with torch.device("meta"):
-        module = _resampler(tensors) if "latents" in tensors else _projection(tensors)
+        module = _empty(tensors)
     module.load_state_dict(tensors, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def _empty(tensors: Mapping[str, Tensor]) -> AnyProjection:
+    if "latents" in tensors:
+        return _resampler(tensors)
+    if "proj.3.weight" in tensors:
+        channels, embedding = tensors["proj.2.weight"].shape
+        return FullProjection(embedding, channels)
+    return _projection(tensors)
 
 
 def _projection(tensors: Mapping[str, Tensor]) -> Projection:

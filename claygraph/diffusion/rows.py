@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from claygraph.diffusion.schedules import Table, sigma_at_percent, sigma_table
+from claygraph.diffusion.prediction import table_of
+from claygraph.diffusion.schedules import Table, sigma_at_percent
 
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import Denoise
-    from claygraph.values import Checkpoint, Conditioning, Control, ImagePrompt, Model
+    from claygraph.values import Conditioning, Control, ImagePrompt, Model
 
 ROUNDING = 1e-6
 
@@ -40,11 +41,6 @@ class Row:
 def rows_of(calls: Sequence[Denoise]) -> list[Row]:
     """The rows of a batch in order, each call's negative half before its positive one."""
     return [Row(call, negative) for call in calls for negative in ((True, False) if call.has_negative else (False,))]
-
-
-def table_of(checkpoint: Checkpoint) -> Table:
-    """The sigmas of the checkpoint's training timesteps, ascending."""
-    return sigma_table(checkpoint.beta_start, checkpoint.beta_end, checkpoint.beta_schedule)
 
 
 def in_window(sigma: float, start: float, end: float, table: Table) -> bool:

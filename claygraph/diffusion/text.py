@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from claygraph.diffusion import lora
-from claygraph.diffusion.checkpoint import load_text_encoders, load_tokenizer
-from claygraph.diffusion.tokens import EMPTY, EOS, Chunk, chunks
+from claygraph import files
+from claygraph.diffusion import embeddings, lora
+from claygraph.diffusion.checkpoint import load_text_encoders, load_tokenizer, tokenizer_folder
+from claygraph.diffusion.lora_blocks import summed
+from claygraph.diffusion.tokens import EMPTY, EOS, Chunk, Learned, Token, chunks
 from claygraph.values import Conditioning
 
 if TYPE_CHECKING:
@@ -17,13 +21,13 @@ if TYPE_CHECKING:
     from claygraph.memory import Memory
 
 PADS = {"text_encoder": EOS, "text_encoder_2": 0}
-Strengths = tuple[tuple[str, float], ...]
+Strengths = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 class Row(NamedTuple):
-    """What one row of the batch is: its tokens, and the strength of each LoRA."""
+    """What one row of an encoder's batch is: its tokens, and the strength of each LoRA."""
 
-    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
     strengths: Strengths
 
 
@@ -31,58 +35,100 @@ class Row(NamedTuple):
 def encode(calls: Sequence[EncodeText], memory: Memory) -> list[Conditioning]:
     """Encode prompts that share a checkpoint, LoRA files and ``clip_skip``; equal rows are computed once.
 
-    A prompt of ``k`` rows gives ``hidden`` ``[77 k, channels of both encoders]``; ``pooled`` comes from its first row.
+    A prompt of ``k`` rows gives ``hidden`` ``[77 k, channels of both encoders]``; ``pooled`` is the second encoder's of
+    the first row. Where one encoder's text has fewer rows than the other's, rows of the empty prompt follow.
     """
     prompts = [_prompt(call, memory) for call in calls]
-    rows = list(dict.fromkeys(row for prompt, strengths in prompts for row in _rows(prompt, strengths)))
-    hidden, pooled = _run(calls[0], rows, memory)
-    number = {row: index for index, row in enumerate(rows)}
-    return [_assemble(prompt, [number[row] for row in _rows(prompt, s)], hidden, pooled) for prompt, s in prompts]
-
-
-def _prompt(call: EncodeText, memory: Memory) -> tuple[list[Chunk], Strengths]:
-    tokenizer = memory.get(
-        ("tokenizer", call.checkpoint.weights, call.checkpoint.config), lambda: load_tokenizer(call.checkpoint)
+    key = ("text_encoders", calls[0].checkpoint.weights, calls[0].checkpoint.config)
+    both = memory.get(key, lambda: load_text_encoders(calls[0].checkpoint, memory))
+    first, second = (
+        _encoded(encoder, part, calls, [prompt[part] for prompt in prompts], memory)
+        for part, encoder in zip(PADS, both, strict=True)
     )
-    strengths: dict[str, float] = {}
-    for item in call.loras:
-        strengths[item.weights.digest] = strengths.get(item.weights.digest, 0.0) + item.clip
-    found = chunks(call.text, lambda segment: tokenizer(segment, add_special_tokens=False)["input_ids"])
-    return found, tuple((digest, strength) for digest, strength in strengths.items() if strength)
+    return [
+        Conditioning(torch.cat([left, right], dim=-1).cpu().numpy(), pooled.cpu().numpy(), call.size)
+        for call, (left, _), (right, pooled) in zip(calls, first, second, strict=True)
+    ]
+
+
+def _prompt(call: EncodeText, memory: Memory) -> dict[str, list[Chunk]]:
+    """The rows that each encoder reads, as many for one as for the other."""
+    texts = {"text_encoder": call.text if call.text_l is None else call.text_l, "text_encoder_2": call.text}
+    found = {part: _chunks(call, part, text, memory) for part, text in texts.items()}
+    longest = max(map(len, found.values()))
+    return {part: [*rows, *[EMPTY] * (longest - len(rows))] for part, rows in found.items()}
+
+
+def _chunks(call: EncodeText, part: str, text: str, memory: Memory) -> list[Chunk]:
+    folder = tokenizer_folder(call.checkpoint, part)
+    vocabulary = [files.digest(folder / name) for name in ("vocab.json", "merges.txt") if (folder / name).is_file()]
+    tokenizer = memory.get(("tokenizer", *vocabulary), lambda: load_tokenizer(folder))
+    learned = {name: embeddings.learned(call.checkpoint, name, file, part) for name, file in call.embeddings}
+    return chunks(text, lambda words: tokenizer(words, add_special_tokens=False)["input_ids"], learned)
+
+
+def _encoded(
+    encoder: Any, part: str, calls: Sequence[EncodeText], prompts: Sequence[list[Chunk]], memory: Memory
+) -> list[tuple[Tensor, Tensor]]:
+    """Hidden states float32 ``[77 k, channels]`` and pooled vector float32 ``[channels]`` of each prompt."""
+    wanted = [_rows(prompt, _strengths(call)) for prompt, call in zip(prompts, calls, strict=True)]
+    number = {row: place for place, row in enumerate(dict.fromkeys(row for rows in wanted for row in rows))}
+    hidden, pooled = _run(encoder, part, calls[0], list(number), memory)
+    places = [[number[row] for row in rows] for rows in wanted]
+    return [(_weighted(prompt, p, hidden), pooled[p[0]]) for prompt, p in zip(prompts, places, strict=True)]
+
+
+def _strengths(call: EncodeText) -> Strengths:
+    return tuple(summed((item.weights.digest, (item.clip,)) for item in call.loras).items())
 
 
 def _rows(prompt: Sequence[Chunk], strengths: Strengths) -> list[Row]:
     """The prompt's rows and, where it has weights, the empty prompt's, towards which they pull."""
     weighted = any(weight != 1 for chunk in prompt for weight in chunk.weights)
-    return [Row(chunk.ids, strengths) for chunk in (*prompt, *([EMPTY] if weighted else []))]
+    return [Row(chunk.tokens, strengths) for chunk in (*prompt, *([EMPTY] if weighted else []))]
 
 
-def _run(call: EncodeText, rows: Sequence[Row], memory: Memory) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states float32 ``[rows, 77, channels of both]`` and pooled vectors float32 ``[rows, channels]``."""
-    key = ("text_encoders", call.checkpoint.weights, call.checkpoint.config)
-    encoders = memory.get(key, lambda: load_text_encoders(call.checkpoint, memory))
-    used = {digest for row in rows for digest, _ in row.strengths}
-    hidden = []
-    for part, encoder in zip(PADS, encoders, strict=True):
-        for item in (item for item in call.loras if item.weights.digest in used):
-            lora.attach(encoder, part, item.weights, memory)
-        lora.set_strengths(encoder, [dict(row.strengths) for row in rows])
-        ids = torch.tensor([Chunk(row.ids, ()).padded(PADS[part]) for row in rows], device=memory.device)
+def _run(encoder: Any, part: str, call: EncodeText, rows: Sequence[Row], memory: Memory) -> tuple[Tensor, Tensor]:
+    """Hidden states float32 ``[rows, 77, channels]`` and pooled vectors float32 ``[rows, channels]``."""
+    used = {digest for row in rows for digest, strength in row.strengths if any(strength)}
+    for item in (item for item in call.loras if item.weights.digest in used):
+        lora.attach(encoder, part, item.weights, memory)
+    lora.set_strengths(encoder, [dict(row.strengths) for row in rows])
+    ids = torch.tensor([Chunk(row.tokens, ()).padded(PADS[part]) for row in rows], device=memory.device)
+    with _learned(encoder, rows, memory):
         output: Any = encoder(input_ids=ids, output_hidden_states=True)
-        hidden.append(_layer(output, call.clip_skip).float())
-    return torch.cat(hidden, dim=-1), output.text_embeds.float()
+    pooled = output.pooler_output if part == "text_encoder" else output.text_embeds
+    return _layer(output, call.clip_skip).float(), pooled.float()
 
 
-def _layer(output: Any, clip_skip: int) -> torch.Tensor:
+@contextmanager
+def _learned(encoder: Any, rows: Sequence[Row], memory: Memory) -> Iterator[None]:
+    """Put learned vectors where words have their own, before positions are added."""
+    places = [(r, t, token) for r, row in enumerate(rows) for t, token in enumerate(row.tokens)]
+    vectors = [(r, t, embeddings.load(token, memory)) for r, t, token in places if isinstance(token, Learned)]
+
+    def put(_module: Any, _inputs: Any, output: Tensor) -> None:
+        for row, place, vector in vectors:
+            output[row, place] = vector
+
+    handle = encoder.get_input_embeddings().register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _layer(output: Any, clip_skip: int) -> Tensor:
     """The hidden state ``clip_skip`` layers from the end, not normalised; past the first layer, the final output."""
-    states: tuple[torch.Tensor, ...] = output.hidden_states
-    final: torch.Tensor = output.last_hidden_state
+    states: tuple[Tensor, ...] = output.hidden_states
+    final: Tensor = output.last_hidden_state
     return final if -clip_skip >= len(states) else states[clip_skip]
 
 
-def _assemble(prompt: Sequence[Chunk], rows: Sequence[int], hidden: torch.Tensor, pooled: torch.Tensor) -> Conditioning:
+def _weighted(prompt: Sequence[Chunk], rows: Sequence[int], hidden: Tensor) -> Tensor:
+    """The prompt's states ``[77 k, channels]``, each moved by its weight along the way from the empty prompt's."""
     states = hidden[list(rows[: len(prompt)])]
     if len(rows) > len(prompt):
         weights = torch.tensor([chunk.padded_weights() for chunk in prompt], device=hidden.device)
         states = torch.lerp(hidden[rows[-1]].expand_as(states), states, weights[:, :, None])
-    return Conditioning(states.flatten(0, 1).cpu().numpy(), pooled[rows[0]].cpu().numpy())
+    return states.flatten(0, 1)

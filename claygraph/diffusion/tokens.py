@@ -1,10 +1,13 @@
-"""ComfyUI's prompt grammar, and prompts of any length as rows of 77 tokens."""
+"""ComfyUI's prompt grammar, and prompts of any length as rows of 77 tokens. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+from claygraph.values import Weights
 
 BOS, EOS = 49406, 49407
 ROW = 77
@@ -12,17 +15,30 @@ UNSPLIT = 8
 EMPHASIS = 1.1
 HIDE = {r"\(": "\x01", r"\)": "\x02"}
 SHOW = {"\x01": "(", "\x02": ")"}
+MENTION = re.compile(r"(?:^|(?<=[ \n]))embedding:(\S+)")
+
+
+class Learned(NamedTuple):
+    """A token that is no word: row ``row`` of the tensor ``key`` of a textual inversion's file."""
+
+    weights: Weights
+    key: str
+    row: int
+
+
+Token: TypeAlias = int | Learned
 
 
 class Chunk(NamedTuple):
     """One row of at most 77 tokens with their weights: BOS to EOS, not padded."""
 
-    ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
     weights: tuple[float, ...]
 
     def padded(self, pad: int) -> tuple[int, ...]:
-        """The 77 token ids, filled up with ``pad``."""
-        return self.ids + (pad,) * (ROW - len(self.ids))
+        """The 77 token ids, filled up with ``pad``; 0 where a learned vector takes a token's place."""
+        ids = tuple(token if isinstance(token, int) else 0 for token in self.tokens)
+        return ids + (pad,) * (ROW - len(ids))
 
     def padded_weights(self) -> tuple[float, ...]:
         """The 77 weights, filled up with 1."""
@@ -88,18 +104,41 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:]
 
 
-def chunks(text: str, tokenise: Callable[[str], Sequence[int]]) -> list[Chunk]:
-    """A prompt as rows of at most 77 tokens; ``tokenise`` gives the ids of a segment without BOS and EOS.
+def mentions(text: str) -> list[str]:
+    """What follows each ``embedding:`` of a prompt, commas included."""
+    return [name for segment, _ in parse(text) for name in MENTION.findall(segment)]
 
-    A segment that does not fit is cut at the row's end if it has 8 tokens or more, and moves to the next row otherwise.
+
+def chunks(
+    text: str, tokenise: Callable[[str], Sequence[int]], learned: Mapping[str, Sequence[Token]] | None = None
+) -> list[Chunk]:
+    """A prompt as rows of at most 77 tokens; ``tokenise`` gives the ids of words without BOS and EOS.
+
+    ``learned`` holds the tokens that ``embedding:NAME`` stands for. A segment (within it an embedding, and the words
+    before and after) that does not fit is cut at the row's end if it has 8 tokens or more, and moves to the next row
+    otherwise.
     """
-    rows: list[list[tuple[int, float]]] = [[]]
+    rows: list[list[tuple[Token, float]]] = [[]]
     for segment, weight in parse(text):
-        _append(rows, [(token, weight) for token in tokenise(segment)])
+        for group in _groups(segment, tokenise, learned or {}):
+            _append(rows, [(token, weight) for token in group])
     return [_close(row) for row in rows]
 
 
-def _append(rows: list[list[tuple[int, float]]], group: list[tuple[int, float]]) -> None:
+def _groups(
+    segment: str, tokenise: Callable[[str], Sequence[int]], learned: Mapping[str, Sequence[Token]]
+) -> Iterator[Sequence[Token]]:
+    start = 0
+    for found in MENTION.finditer(segment):
+        name = found[1] if found[1] in learned else found[1].rstrip(",")
+        if name in learned:
+            yield tokenise(segment[start : found.start()])
+            yield learned[name]
+            start = found.start(1) + len(name)
+    yield tokenise(segment[start:])
+
+
+def _append(rows: list[list[tuple[Token, float]]], group: list[tuple[Token, float]]) -> None:
     large = len(group) >= UNSPLIT
     while group:
         room = ROW - 2 - len(rows[-1])
@@ -110,6 +149,6 @@ def _append(rows: list[list[tuple[int, float]]], group: list[tuple[int, float]])
             rows.append([])
 
 
-def _close(row: Iterable[tuple[int, float]]) -> Chunk:
-    ids, weights = zip(*row, strict=True) if row else ((), ())
-    return Chunk((BOS, *ids, EOS), (1.0, *weights, 1.0))
+def _close(row: Iterable[tuple[Token, float]]) -> Chunk:
+    tokens, weights = zip(*row, strict=True) if row else ((), ())
+    return Chunk((BOS, *tokens, EOS), (1.0, *weights, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 LABELS = "selected_tags.csv"
 GENERAL, CHARACTER, RATING = 0, 4, 9
+CPU = "CPUExecutionProvider"
+log = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
@@ -48,7 +51,10 @@ def labels(path: str | Path) -> list[Label]:
 
 
 def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
-    """One float32 probability per label for each call, in one pass unless the model has a batch size of its own.
+    """One float32 probability per label for each call, from one session and, if the model can, in one pass.
+
+    A model exported for a fixed number of pictures is given so many at a time, one that says it takes any number but
+    fails on this many takes them one by one.
 
     Raises:
         WeightsError: the model cannot be loaded or run, or is not of the WD14 shape.
@@ -59,8 +65,19 @@ def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
     pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
     rows = fixed or len(pixels)
     filled = np.concatenate([pixels, np.zeros((-len(pixels) % rows, *pixels.shape[1:]), np.float32)])
-    found = [_run(session, filled[start : start + rows], path) for start in range(0, len(filled), rows)]
+    found = [_any_size(session, filled[start : start + rows], path, fixed) for start in range(0, len(filled), rows)]
     return list(np.concatenate(found)[: len(calls)])
+
+
+def _any_size(session: Any, pixels: Floats, path: Path, fixed: int | None) -> Floats:
+    """The model's outputs for these pictures, asked for one by one where it cannot take them together."""
+    try:
+        return _run(session, pixels, path)
+    except WeightsError as error:
+        if fixed or len(pixels) == 1:
+            raise
+        log.info("%s Its pictures go one by one.", error)
+        return np.concatenate([_run(session, one[None], path) for one in pixels])
 
 
 def prepare(pixels: Bytes, side: int) -> Floats:
@@ -101,14 +118,30 @@ def _input_shape(session: Any, path: Path) -> tuple[int | None, int]:
 
 
 def _session(path: Path, memory: Memory) -> Any:
+    """The model in onnxruntime, on the GPU if torch uses one and onnxruntime can; what it falls back to is logged."""
+    import onnxruntime as ort
+
+    if memory.device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
+        cuda = ("CUDAExecutionProvider", {"device_id": memory.device.index or 0, "use_tf32": 0})
+        try:
+            session = _open(path, [cuda, CPU])
+        except WeightsError as error:
+            log.warning("the tagger runs on the CPU: %s", str(error.__cause__).partition("\n")[0])
+            return _open(path, [CPU])
+        if session.get_providers()[0] == CPU:
+            log.warning("the tagger runs on the CPU: onnxruntime could not set up the GPU.")
+        return session
+    if memory.device.type == "cuda":
+        log.warning("the tagger runs on the CPU: this onnxruntime has no CUDA; install onnxruntime-gpu.")
+    return _open(path, [CPU])
+
+
+def _open(path: Path, providers: Sequence[Any]) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # an error is raised, and need not be printed as well
-    gpu = memory.device.type == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers()
-    cuda = ("CUDAExecutionProvider", {"device_id": memory.device.index or 0, "use_tf32": 0})
-    providers = [cuda, "CPUExecutionProvider"] if gpu else ["CPUExecutionProvider"]
-    try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+    try:  # onnxruntime's own way to fall back prints to stdout, which is for the paths of pictures
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's own exceptions have no common base
         raise WeightsError(f"{str(path)!r} is not a model that onnxruntime can load; fetch it again.") from error
