@@ -94,9 +94,9 @@ def add_control(case: Case, world: World, model: Model, each: dict[str, Any]) ->
     hint, ports = each.pop("hint"), dict[str, Any]()
     mask = each.pop("mask", None)
     if mask is not None:
-        if not has_port(ControlNet, "mask"):
-            raise Unsupported("ControlNet has no input mask")
-        ports["mask"] = as_mask(case.array(mask))
+        if not has_port(ControlNet, "control_mask"):
+            raise Unsupported("ControlNet has no input control_mask")
+        ports["control_mask"] = as_mask(case.array(mask))
     stage = make(ControlNet, path=control_file(world, each.pop("file")), **each)
     edges = hint if isinstance(hint, Image) else image(case, hint)
     found: Model = world.run(stage, ip_adapter=model, edges=edges, **ports)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from claygraph.stages.controlnet import ControlNet
+from claygraph import values
 from claygraph.stages.ip_adapter import IpAdapter
 from claygraph.values import Image
 from tests.parity_reference import Case, Unsupported
-from tests.parity_world import World, as_mask, has_port, image, only, setting_of
+from tests.parity_world import World, as_mask, has_port, image, only
 
 STYLE_COMPOSITION = "style and composition"
-SCALING = ("embeds_scaling", "scaling")
-COMBINE = ("combine_embeds", "combine")
 IP_NODES = {
     "IPAdapterAdvanced", "IPAdapterStyleComposition", "IPAdapterPreciseStyleTransfer", "IPAdapterPreciseComposition",
     "IPAdapterMS",
@@ -69,7 +67,7 @@ def _spread(weight_type: str, weight: float, boost: float | None) -> dict[str, A
     if STYLE_COMPOSITION in weight_type:
         settings["composition"] = 1.0
     elif weight_type.endswith("precise"):
-        settings[setting_of(IpAdapter, "boost")] = weight if boost is None else boost
+        settings["boost"] = weight if boost is None else boost
     return settings
 
 
@@ -77,37 +75,36 @@ def _variants(node: Mapping[str, Any]) -> dict[str, Any]:
     """How strengths act and pictures combine, where that is not the usual way."""
     settings: dict[str, Any] = {}
     if node.get("embeds_scaling", "V only") != "V only":
-        settings[setting_of(IpAdapter, *SCALING)] = node["embeds_scaling"]
-    several = "+" in str(node.get("image", ""))
-    if several or hasattr(IpAdapter, "combine_embeds"):
-        settings[setting_of(IpAdapter, *COMBINE)] = node.get("combine_embeds", "concat")
+        settings["embeds_scaling"] = node["embeds_scaling"]
+    if "+" in str(node.get("image", "")):
+        settings["combine"] = node.get("combine_embeds", "concat")
     return settings
 
 
 def pictures(case: Case, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's pictures by the names of the stage's inputs."""
-    ports = {"photo": _pictures(case, node.get("image") or node["image_style"])}
+    """A node's pictures by the names of the stage's inputs; several, joined by ``+``, go in as one value."""
+    names = str(node.get("image") or node["image_style"]).split("+")
+    first, *others = (_picture(case, name) for name in names)
+    ports: dict[str, Any] = {"photo": first}
+    if others:
+        ports["style_image"] = _several((first, *others))
     if "image_composition" in node:
-        ports |= {"style_image": ports["photo"], "composition_image": _picture(case, node["image_composition"])}
+        ports |= {"style_image": first, "composition_image": _picture(case, node["image_composition"])}
     if "image_negative" in node:
-        ports[_port("negative_image", "image_negative")] = _picture(case, node["image_negative"])
+        ports["negative_image"] = _picture(case, node["image_negative"])
     if "mask" in node:
-        ports[_port("mask", "attn_mask")] = as_mask(case.array(node["mask"]))
+        ports["attention_mask"] = as_mask(case.array(node["mask"]))
+    if odd := [name for name in ports if not has_port(IpAdapter, name)]:
+        raise Unsupported(f"IpAdapter has no input {odd[0]}")
     return ports
 
 
-def _port(*names: str) -> str:
-    for name in names:
-        if has_port(IpAdapter, name):
-            return name
-    raise Unsupported(f"IpAdapter has no input {' or '.join(names)}")
-
-
-def _pictures(case: Case, name: str) -> Any:
-    """One picture, or several joined by ``+``."""
-    if "+" not in name:
-        return _picture(case, name)
-    raise Unsupported("IpAdapter takes one picture, not several")
+def _several(images: tuple[Image, ...]) -> Any:
+    """Pictures on one wire."""
+    kind = vars(values).get("Pictures")
+    if kind is None:
+        raise Unsupported("IpAdapter takes one picture, not several")
+    return kind(images)
 
 
 def _picture(case: Case, name: str) -> Image:
@@ -142,7 +139,7 @@ def _control(asked: Mapping[str, Any]) -> dict[str, Any]:
         "end": asked.get("end_percent", 1.0),
     }
     if asked.get("soft_weights") is not None:
-        found[setting_of(ControlNet, "soft_weights", "soft")] = asked["soft_weights"]
+        found["soft"] = asked["soft_weights"]
     if "mask" in asked:
         found["mask"] = asked["mask"]
     return found

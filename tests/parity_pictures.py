@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from claygraph.errors import SettingError
 from claygraph.stages import edges as detectors
 from claygraph.stages import photo
 from claygraph.stages.decode import Decode
@@ -19,8 +18,8 @@ from claygraph.values import Image, Latent
 from tests.parity_reference import EDGES, EXACT, LEVEL, PICTURE, Case, Compared, Unsupported, absolute
 from tests.parity_world import World, image, make, one_of, only
 
-CANNY = ("KorniaCanny", "SmoothCanny", "FloatCanny", "GaussianCanny")
-"""Names an edge stage with the recorded tool's Canny (Gaussian first, thresholds 0 to 1) may have."""
+CANNY = "CannyFloat"
+"""The edge stage with the recorded tool's Canny: Gaussian first, thresholds 0 to 1."""
 
 
 def vae(case: Case, world: World) -> Iterator[Compared]:
@@ -77,16 +76,11 @@ def hint_of(world: World, given: Image, asked: Mapping[str, Any]) -> Image:
 
 def recorded_canny(world: World, given: Image, low: float, high: float) -> Image:
     """The picture's edges by the detector that works as the recorded tool's Canny does."""
-    for name in CANNY:
-        if kind := getattr(detectors, name, None):
-            found: Image = world.run(make(kind, low=low, high=high), photo=given)
-            return found
-    if "method" in getattr(detectors.Canny, "__dataclass_fields__", {}):
-        try:
-            return world.run(detectors.Canny(low=low, high=high, method="kornia"), photo=given)  # type: ignore[no-any-return,call-arg]
-        except SettingError as error:
-            raise Unsupported(str(error)) from error
-    raise Unsupported("no Canny with the recorded tool's smoothing and thresholds 0 to 1")
+    kind = getattr(detectors, CANNY, None)
+    if kind is None:
+        raise Unsupported("no Canny with the recorded tool's smoothing and thresholds 0 to 1")
+    found: Image = world.run(make(kind, low=low, high=high), photo=given)
+    return found
 
 
 def tagger(case: Case, world: World) -> Iterator[Compared]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from claygraph import values
 from claygraph.diffusion import noise
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.samplers import SAMPLERS
@@ -29,7 +32,6 @@ from tests.parity_reference import (
 from tests.parity_reference import each_relative as by_value
 from tests.parity_world import (
     World,
-    as_mask,
     has_port,
     known_inputs,
     latents,
@@ -37,16 +39,10 @@ from tests.parity_world import (
     one_of,
     prompt,
     replayed,
-    setting_of,
 )
 
-ADVANCED = {
-    "add_noise": ("add_noise",),
-    "start_at_step": ("start_at_step", "start_step", "first_step"),
-    "end_at_step": ("end_at_step", "end_step", "last_step"),
-    "return_with_leftover_noise": ("return_with_leftover_noise", "leftover_noise", "keep_noise"),
-}
-"""KSamplerAdvanced's inputs, and the names a sampler setting for each may have."""
+ADVANCED = "claygraph.stages.sampler_advanced"
+FLAGS = {"enable": True, "disable": False}
 
 
 def schedules(case: Case, world: World) -> Iterator[Compared]:
@@ -110,7 +106,7 @@ class Seen:
         if isinstance(call, Denoise):
             self.sigmas.append(call.sigma)
             self.x.append(call.x.cpu().numpy())
-            self.x0.append(np.asarray(value.cpu()) if hasattr(value, "cpu") else np.asarray(value[0].cpu()))
+            self.x0.append(value[:1].cpu().numpy())  # a second one is the negative half's
 
 
 def ksampler(case: Case, world: World) -> Iterator[Compared]:
@@ -121,7 +117,7 @@ def ksampler(case: Case, world: World) -> Iterator[Compared]:
 
 def sampled(case: Case, world: World, model: Model, text: Prompt, tolerance: float = LATENT) -> Iterator[Compared]:
     """The sampler stage with the case's settings, each picture of the batch by itself."""
-    stage = make(KSampler, **settings_of(case))
+    stage = stage_of(case)
     pictures, seen = [], Seen()
     for item, latent in enumerate(latents(case)):
         start, steps = _to_replay(case, world, item)
@@ -147,20 +143,19 @@ def _distinct(recorded: Array) -> Array:
     return recorded[:1] if len(recorded) > 1 and (recorded == recorded[:1]).all() else recorded
 
 
-def settings_of(case: Case) -> dict[str, Any]:
-    """The sampler stage's settings for a recorded KSampler or KSamplerAdvanced."""
-    recorded = case.settings
+def stage_of(case: Case) -> Any:
+    """The sampler stage with the settings of a recorded KSampler or KSamplerAdvanced."""
+    recorded = dict(case.settings)
     if recorded["sampler"] not in SAMPLERS:
         raise Unsupported(f"no sampler {recorded['sampler']!r}")
-    settings = {name: recorded[name] for name in ("seed", "steps", "cfg", "scheduler")}
-    settings |= {"sampler_name": recorded["sampler"], "denoise": recorded.get("denoise", 1.0)}
-    for name, spellings in ADVANCED.items() if recorded.get("node") == "KSamplerAdvanced" else ():
-        settings[setting_of(KSampler, *spellings)] = _plain(recorded[name])
-    return settings
-
-
-def _plain(value: Any) -> Any:
-    return {"enable": True, "disable": False}.get(value, value) if isinstance(value, str) else value
+    shared = {name: recorded[name] for name in ("steps", "cfg", "scheduler")} | {"sampler_name": recorded["sampler"]}
+    if recorded.get("node") != "KSamplerAdvanced":
+        return make(KSampler, seed=recorded["seed"], denoise=recorded["denoise"], **shared)
+    if find_spec(ADVANCED) is None:
+        raise Unsupported("no stage KSamplerAdvanced")
+    named = ("add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise")
+    own = {name: FLAGS.get(recorded[name], recorded[name]) for name in named}
+    return make(import_module(ADVANCED).KSamplerAdvanced, noise_seed=recorded["seed"], **shared, **own)
 
 
 def _to_replay(case: Case, world: World, item: int) -> tuple[bool, bool]:
@@ -169,7 +164,7 @@ def _to_replay(case: Case, world: World, item: int) -> tuple[bool, bool]:
     if later:
         world.differs("noise per picture")
     drawn = case.record.get("step_noise") or {}
-    maker = next(iter(drawn.get("made_by", [])), {})
+    maker: dict[str, Any] = next(iter(drawn.get("made_by", [])), {})
     old_rule = maker.get("kind") == "randn" and maker["seed"] == case.settings["seed"] and drawn.get("draws")
     uses = SAMPLERS[case.settings["sampler"]].noise != "none"
     if old_rule and uses:
@@ -181,8 +176,8 @@ def _mask(case: Case) -> dict[str, Any]:
     """The sampler's mask input for a case recorded with a noise mask."""
     if not case.id.endswith("noise_mask"):
         return {}
-    for port in ("mask", "noise_mask"):
-        if has_port(KSampler, port):
-            mask = one_of(case.inputs, ["mask"], "inputs/mask")
-            return {port: as_mask(case.array(mask))}
-    raise Unsupported("KSampler has no input mask")
+    if not has_port(KSampler, "mask"):
+        raise Unsupported("KSampler has no input mask")
+    share = case.array(one_of(case.inputs, ["mask"], "inputs/mask"))
+    mask: Any = vars(values)["Mask"]
+    return {"mask": mask(np.array(share.reshape(share.shape[-2:]), np.float32))}
