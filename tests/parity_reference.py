@@ -26,6 +26,7 @@ BROWNIAN = 1e-5  # absolute
 PICTURE = 2e-3  # absolute, of pictures 0..1 stored in half precision
 LEVEL = 1 / 255  # one step of a picture of whole levels
 EDGES = 0.005  # of the pixels
+MASKED = 1e-3  # of the largest value, where a float mask had to become a picture of 256 levels
 EXACT = 0.0
 
 DELIBERATE = {
