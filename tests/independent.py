@@ -126,7 +126,8 @@ def encoders(loras: Sequence[tuple[Path, float]] = ()) -> tuple[Any, Any]:
         renamed = {name.removeprefix("text_model.") if bare else name: tensor for name, tensor in weights.items()}
         missing = model.load_state_dict(renamed, strict=False)
         assert not [name for name in missing.missing_keys if "position_ids" not in name], names
-        made.append(model.eval().requires_grad_(False))
+        ready: Any = model
+        made.append(ready.eval().requires_grad_(False))
     return made[0], made[1]
 
 
@@ -259,18 +260,22 @@ def sample(
     changes: Sequence[Change] = (),
     draws: Sequence[Tensor] = (),
 ) -> Run:
-    """k-diffusion's sampler from ``latent`` (unscaled, ``[1, 4, h, w]``); ``draws`` are its step noise in order."""
+    """k-diffusion's sampler, in double precision around the model; ``draws`` are its step noise in order.
+
+    ``latent`` is unscaled, ``[1, 4, h, w]``.
+    """
     network, asked, left = model or unet(), list[float](), iter(draws)
     loud = (1 + sigmas[0] ** 2) ** 0.5 if abs(sigmas[0] - float(table()[-1])) < 1e-4 else sigmas[0]
-    x = SCALE * latent + loud * noise
+    x = (SCALE * latent + loud * noise).double()
 
     def x0(x: Tensor, sigma: Tensor, **_: Any) -> Tensor:
         asked.append(float(sigma))
-        return guided(network, text, x, float(sigma), cfg, changes)
+        return guided(network, text, x.float(), float(sigma), cfg, changes).double()
 
     options = {"noise_sampler": lambda *_: next(left)} if draws else {}
     sampler = getattr(k_sampling(), f"sample_{name}")
-    return Run(sampler(x0, x, torch.tensor(sigmas, dtype=torch.float64), disable=True, **options) / SCALE, asked)
+    made = sampler(x0, x, torch.tensor(sigmas, dtype=torch.float64), disable=True, **options)
+    return Run((made / SCALE).float(), asked)
 
 
 def guided(network: Any, text: Halves, x: Tensor, sigma: float, cfg: float, changes: Sequence[Change] = ()) -> Tensor:

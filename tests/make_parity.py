@@ -159,8 +159,8 @@ def ksampler(book: Book, shift: int = 0) -> None:
     text, latent = halves(), encoded(picture(0))
     book.prompts(text)
     source = book.keep("inputs/latent", latent)
-    names = ("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral")
-    names = names if shift else ("euler", "heun", "dpm_2", "dpmpp_2m", *names[:1])
+    newer = ["euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral"]
+    names = newer if shift else ["euler", "heun", "dpm_2", "dpmpp_2m", "euler_ancestral"]
     for name in names:
         settings, start, draws = setting(name), drawn(0, 1, 4, 8, 8), list(step_draws(shift, 2))
         ancestral = "ancestral" in name
@@ -193,11 +193,9 @@ def _drawn_noise(book: Book, settings: dict[str, Any], draws: Sequence[Tensor], 
 
 def _variations(book: Book, text: by.Halves, latent: Tensor, source: str) -> None:
     """Other guidance, other noise levels, a batch of two."""
-    for name, more in {
-        "cfg1": {"cfg": 1.0},
-        "denoise1": {"denoise": 1.0},
-        "simple": {"scheduler": "simple", "seed": 7},
-    }.items():
+    others: dict[str, dict[str, Any]] = {"cfg1": {"cfg": 1.0}, "denoise1": {"denoise": 1.0}}
+    others["simple"] = {"scheduler": "simple", "seed": 7}
+    for name, more in others.items():
         settings = setting("dpmpp_2m", **more)
         start = drawn(settings["seed"], 1, 4, 8, 8)
         made = _run(settings, text, latent, start, [])

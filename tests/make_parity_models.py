@@ -53,9 +53,9 @@ def lora(book: Book) -> None:
     """LoRAs merged into the weights; the peft file as a tool reaches it that reads its text half and no alpha."""
     folder = book.weights / "lora"
     _merged(book, "none", [], [], [])
-    kohya = {"file": "kohya.safetensors", "strength_model": 0.7, "strength_clip": 0.4}
+    kohya: dict[str, Any] = {"file": "kohya.safetensors", "strength_model": 0.7, "strength_clip": 0.4}
     _merged(book, "kohya", [kohya], [(folder / kohya["file"], 0.7)], [(folder / kohya["file"], 0.4)])
-    peft = {"file": "peft.safetensors", "strength_model": 0.7, "strength_clip": 0.4}
+    peft: dict[str, Any] = {"file": "peft.safetensors", "strength_model": 0.7, "strength_clip": 0.4}
     _merged(book, "peft", [peft], [], [(folder / peft["file"], 0.4)])
 
 
@@ -65,7 +65,7 @@ def _merged(
     words, latent, start = halves(clip), encoded(picture(0)), drawn(0, 1, 4, 8, 8)
     settings = setting("euler", "simple")
     made = run(settings, words, latent, start, model=by.unet(model))
-    more = {}
+    more: dict[str, Any] = {}
     for short, (hidden, pooled) in (("pos", words.positive), ("neg", words.negative)):
         more |= {f"{short}_cond": hidden, f"{short}_pooled": pooled}
     asked = {
@@ -112,8 +112,13 @@ def controlnet(book: Book) -> None:
         settings = setting("euler", "simple", denoise=denoise)
         change = by.give_hint(folder, hint, strength, *window)
         made = run(settings, words, latent, start, changes=[change])
-        asked = {"node": "ControlNetApplyAdvanced", "control_net": "canny", "hint": "canny", "strength": strength}
-        asked |= {"start_percent": window[0], "end_percent": window[1], "latent_in": latent_in}
+        asked: dict[str, Any] = {
+            "node": "ControlNetApplyAdvanced",
+            "control_net": "canny",
+            "hint": "canny",
+            "strength": strength,
+        }
+        asked |= {"strength": strength, "start_percent": window[0], "end_percent": window[1], "latent_in": latent_in}
         name = f"core/s{strength}/{window[0]}-{window[1]}/d{denoise}"
         book.sampled(name, "diffusers", made, settings, start, **asked)
 
@@ -146,8 +151,8 @@ def edges(book: Book) -> None:
 def wd14(book: Book) -> None:
     """Strings by rule, of pictures of one colour."""
     colours = {"violet": (204, 255, 102), "olive": (230, 230, 0), "at": (0, 255, 153)}
-    plain = {"threshold": 0.35, "character_threshold": 0.85, "replace_underscore": False}
-    variants = {
+    plain: dict[str, Any] = {"threshold": 0.35, "character_threshold": 0.85, "replace_underscore": False}
+    variants: dict[str, dict[str, Any]] = {
         "plain": {}, "spaces": {"replace_underscore": True}, "comma": {"trailing_comma": True},
         "at the threshold": {"threshold": 0.6}, "characters": {"character_threshold": 0.3},
         "excluded": {"exclude_tags": "red_theme, Star_(symbol)"},
@@ -190,7 +195,12 @@ def _large(pixels: Any) -> Any:
 def _workflow(
     book: Book, content: Any, style: Any, latent: Tensor, hint: Any, tokens: Any, words: by.Halves, made: by.Run
 ) -> dict[str, Any]:
-    node = {"file": "plain", "node": "IPAdapterStyleComposition", "image_style": "style image", "expand_style": False}
+    node: dict[str, Any] = {
+        "file": "plain",
+        "node": "IPAdapterStyleComposition",
+        "image_style": "style image",
+        "expand_style": False,
+    }
     node |= {
         "weight_style": 0.9,
         "weight_composition": 0.6,

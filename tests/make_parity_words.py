@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def _sigmas(name: str, n: int) -> Any:
     s = table().numpy()
     low, high, share = s[0], s[-1], np.linspace(0, 1, n)
     stride = max(1000 // n, 1)
-    forms = {
+    forms: dict[str, Callable[[], Any]] = {
         "normal": lambda: _at(np.linspace(999, 0, n)),
         "sgm_uniform": lambda: _at(np.linspace(999, 0, n + 1)[:-1]),
         "simple": lambda: [s[999 - int(k * 1000 / n)] for k in range(n)],

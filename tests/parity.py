@@ -125,7 +125,7 @@ def tell(found: Sequence[Verdict], console: Console) -> None:
         mine = [one for one in found if name in one.differences]
         if mine:
             agree = sum(one.status == "agrees" for one in mine)
-            console.print(f"deliberate: {name}: {agree} of {len(mine)} agree. {says}.")
+            console.print(f"deliberate: {name}: {agree} of {len(mine)} agree. {says}.", markup=False, highlight=False)
     for status in ("unsupported", "deviates"):
         for one in found:
             if one.status == status:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from claygraph.values import Image, Pictures
+from claygraph import values
+from claygraph.stages.ip_adapter import IpAdapter
+from claygraph.values import Image
 from tests.parity_reference import Case, Unsupported
-from tests.parity_world import World, as_mask, image, only
+from tests.parity_world import World, as_mask, has_port, image, only
 
 STYLE_COMPOSITION = "style and composition"
 IP_NODES = {
@@ -50,7 +52,8 @@ def _strengths(node: Mapping[str, Any]) -> dict[str, Any]:
         spread = ("strong " if node["expand_style"] else "") + STYLE_COMPOSITION
         return {"weight_type": spread, "style": node["weight_style"], "composition": node["weight_composition"]}
     if kind == "IPAdapterMS":
-        return {"weight_type": "linear", "style": node["weight"], "layer_weights": node["layer_weights"]}
+        pairs = (pair.split(":") for pair in node["layer_weights"].split(","))
+        return {"weight_type": "linear", "style": 0.0, "blocks": {int(b): node["weight"] * float(w) for b, w in pairs}}
     if kind.startswith("IPAdapterPrecise"):
         part = "style" if kind.endswith("StyleTransfer") else "composition"
         spread = "style transfer precise" if part == "style" else "composition precise"
@@ -73,27 +76,35 @@ def _variants(node: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if node.get("embeds_scaling", "V only") != "V only":
         settings["embeds_scaling"] = node["embeds_scaling"]
-    return settings | {"combine": node.get("combine_embeds", "concat")}
+    if "+" in str(node.get("image", "")):
+        settings["combine"] = node.get("combine_embeds", "concat")
+    return settings
 
 
 def pictures(case: Case, node: Mapping[str, Any]) -> dict[str, Any]:
-    """A node's pictures by the names of the stage's inputs."""
-    style = _pictures(case, node.get("image") or node["image_style"])
-    ports: dict[str, Any] = {"photo": style, "style_image": style}
+    """A node's pictures by the names of the stage's inputs; several, joined by ``+``, go in as one value."""
+    names = str(node.get("image") or node["image_style"]).split("+")
+    first, *others = (_picture(case, name) for name in names)
+    ports: dict[str, Any] = {"photo": first}
+    if others:
+        ports["style_image"] = _several((first, *others))
     if "image_composition" in node:
-        ports["composition_image"] = _picture(case, node["image_composition"])
+        ports |= {"style_image": first, "composition_image": _picture(case, node["image_composition"])}
     if "image_negative" in node:
         ports["negative_image"] = _picture(case, node["image_negative"])
     if "mask" in node:
         ports["attention_mask"] = as_mask(case.array(node["mask"]))
+    if odd := [name for name in ports if not has_port(IpAdapter, name)]:
+        raise Unsupported(f"IpAdapter has no input {odd[0]}")
     return ports
 
 
-def _pictures(case: Case, name: str) -> Image | Pictures:
-    """One picture, or several joined by ``+``."""
-    if "+" not in name:
-        return _picture(case, name)
-    return Pictures(tuple(_picture(case, each) for each in name.split("+")))
+def _several(images: tuple[Image, ...]) -> Any:
+    """Pictures on one wire."""
+    kind = vars(values).get("Pictures")
+    if kind is None:
+        raise Unsupported("IpAdapter takes one picture, not several")
+    return kind(images)
 
 
 def _picture(case: Case, name: str) -> Image:

@@ -18,6 +18,9 @@ from claygraph.values import Image, Latent
 from tests.parity_reference import EDGES, EXACT, LEVEL, PICTURE, Case, Compared, Unsupported, absolute
 from tests.parity_world import World, image, make, one_of, only
 
+CANNY = "CannyFloat"
+"""The edge stage with the recorded tool's Canny: Gaussian first, thresholds 0 to 1."""
+
 
 def vae(case: Case, world: World) -> Iterator[Compared]:
     """Encode and decode, against latents and pictures."""
@@ -73,7 +76,10 @@ def hint_of(world: World, given: Image, asked: Mapping[str, Any]) -> Image:
 
 def recorded_canny(world: World, given: Image, low: float, high: float) -> Image:
     """The picture's edges by the detector that works as the recorded tool's Canny does."""
-    found: Image = world.run(detectors.CannyFloat(low=low, high=high), photo=given)
+    kind = getattr(detectors, CANNY, None)
+    if kind is None:
+        raise Unsupported("no Canny with the recorded tool's smoothing and thresholds 0 to 1")
+    found: Image = world.run(make(kind, low=low, high=high), photo=given)
     return found
 
 

@@ -21,11 +21,12 @@ Array = NDArray[Any]
 
 LATENT = CONDITIONING = 2e-5  # of the largest recorded value: another attention kernel moves it by 4e-6
 PROBE = 5e-5  # raw UNet outputs: the recorded ones and ours each lie 2e-5 from the same in float64
-SIGMA = 1e-6  # of each sigma
+SIGMA = 2e-6  # of each sigma: single precision along its way makes up to 1e-6
 BROWNIAN = 1e-5  # absolute
 PICTURE = 2e-3  # absolute, of pictures 0..1 stored in half precision
 LEVEL = 1 / 255  # one step of a picture of whole levels
 EDGES = 0.005  # of the pixels
+MASKED = 1e-3  # of the largest value, where a float mask had to become a picture of 256 levels
 EXACT = 0.0
 
 DELIBERATE = {

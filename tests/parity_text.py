@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from claygraph import files
-from claygraph.diffusion import lora as lora_module
 from claygraph.diffusion.calls import Denoise
-from claygraph.diffusion.checkpoint import load_unet
-from claygraph.diffusion.image_attention import image_prompts
-from claygraph.diffusion.lora_blocks import by_block, summed
-from claygraph.diffusion.rows import Row
+from claygraph.diffusion.schedules import sigma_table
 from claygraph.stages.lora import LoraStack
 from claygraph.stages.prompt import EncodePrompt
 from claygraph.values import Conditioning, ImagePrompt, Model, Prompt
-from tests.parity_reference import (
-    CONDITIONING,
-    PROBE,
-    Array,
-    Case,
-    Compared,
-)
+from tests.parity_reference import CONDITIONING, PROBE, Array, Case, Compared
 from tests.parity_sampling import sampled
-from tests.parity_world import World, known_inputs, make, only
+from tests.parity_world import World, known_inputs, make, only, setting_of
 
-MIDDLE = 4
 SIZES = ("width", "height", "crop_w", "crop_h", "target_width", "target_height")
 
 
@@ -52,36 +44,48 @@ def encoded(world: World, model: Model, case: Case, skip: int = -2) -> Condition
     asked = case.inputs
     settings: dict[str, Any] = {"text": asked.get("prompt", asked.get("text_g", "")), "clip_skip": skip}
     if asked.get("text_l", settings["text"]) != settings["text"]:
-        settings["text_l"] = asked["text_l"]
+        settings[setting_of(EncodePrompt, "text_l")] = asked["text_l"]
     if "text_g" in asked:
-        settings |= {name: asked[name] for name in SIZES}
+        settings |= {setting_of(EncodePrompt, name): asked[name] for name in SIZES}
     found: Prompt = world.run(make(EncodePrompt, **settings), lora=model)
     return found.positive
 
 
 def size_vector(world: World, case: Case, found: Conditioning) -> Array:
     """What the UNet's size embedding is given for this prompt: pooled text, then six sinusoids."""
-    seen: list[Array] = []
     height, width = (case.inputs.get(side, 1024) // 8 for side in ("height", "width"))
-    unet = world.memory.get(("parity unet",), lambda: load_unet(world.model.checkpoint, world.memory))
-
-    def keep(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append(inputs[0].numpy())
-
     call = Denoise(world.model, Prompt(found, found), torch.zeros(1, 4, height, width), 1.0, 1.0)
-    with every(unet.add_embedding.linear_1.in_features, keep):
+    with spied() as seen:
         call.run_batch([call], world.memory)
-    return seen[0]
+    return seen.vectors[0]
 
 
-def every(width: int, keep: Any) -> Any:
-    """Show ``keep`` the input of every linear layer that reads vectors of this width."""
+@dataclass
+class Spied:
+    """What went into the UNet's size embedding, and what came out of the UNet, call by call."""
 
-    def hook(module: torch.nn.Module, inputs: Any) -> None:
-        if isinstance(module, torch.nn.Linear) and module.in_features == width and inputs[0].ndim == 2:
-            keep(module, inputs)
+    vectors: list[Array] = field(default_factory=list)
+    outputs: list[Array] = field(default_factory=list)
 
-    return torch.nn.modules.module.register_module_forward_pre_hook(hook)
+
+@contextmanager
+def spied(sizes: Array | None = None) -> Iterator[Spied]:
+    """While it lasts, every UNet is watched, and told other ``sizes`` (six numbers) if they are given."""
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    seen, real = Spied(), UNet2DConditionModel.forward
+
+    def forward(unet: Any, *args: Any, **kwargs: Any) -> Any:
+        if sizes is not None:
+            kwargs["added_cond_kwargs"] = kwargs["added_cond_kwargs"] | {"time_ids": tensor(sizes)[None]}
+        hook = unet.add_embedding.register_forward_pre_hook(lambda _, given: seen.vectors.append(given[0].numpy()))
+        result = real(unet, *args, **kwargs)
+        hook.remove()
+        seen.outputs.append(result[0].numpy())
+        return result
+
+    with patch.object(UNet2DConditionModel, "forward", forward):
+        yield seen
 
 
 def lora(case: Case, world: World) -> Iterator[Compared]:
@@ -135,8 +139,6 @@ def _lora(world: World, each: dict[str, Any]) -> dict[str, Any]:
 
 def _peft_scale(path: Path) -> float | None:
     """``alpha / rank`` that a peft file's metadata tells (1 if it tells none); None for other layouts."""
-    import json
-
     header = files.header("lora", path)
     if not any(name.startswith("unet.") and ".lora_A." in name for name in header):
         return None
@@ -150,34 +152,21 @@ def base_probe(world: World) -> dict[str, Array]:
     return dict(np.load(only(world.weights / "base", "expected_base.npz")))
 
 
-@torch.inference_mode()
 def probe(world: World, model: Model, given: dict[str, Array], prompts: Sequence[ImagePrompt] = ()) -> Array:
     """The UNet's raw output on recorded inputs, with the model's LoRAs and, one for each row, image prompts."""
-    memory, checkpoint = world.memory, model.checkpoint
-    unet = memory.get(("unet", checkpoint.weights, checkpoint.config), lambda: load_unet(checkpoint, memory))
-    for each in model.loras:
-        lora_module.attach(unet, "unet", each.weights, memory)
-    count = len(given["unet_sample"])
-    strengths = summed((each.weights.digest, by_block(each)) for each in model.loras)
-    lora_module.set_strengths(unet, [strengths] * count)
-    added = {"text_embeds": tensor(given["unet_pooled"]), "time_ids": tensor(given["unet_time_ids"])}
-    with image_prompts(unet, _rows(model, prompts), memory) if prompts else nullcontext():
-        output = unet(
-            tensor(given["unet_sample"]),
-            torch.from_numpy(np.array(given["unet_timestep"])),
-            tensor(given["unet_context"]),
-            added_cond_kwargs=added,
-        ).sample
-    return np.array(output.numpy())
+    table, found = sigma_table(), []
+    for row, sample in enumerate(given["unet_sample"]):
+        half = Conditioning(given["unet_context"][row], given["unet_pooled"][row])
+        sigma = table[int(given["unet_timestep"][row])]
+        steered = replace(model, image_prompts=(prompts[row],)) if prompts else model
+        x = tensor(sample)[None] * math.hypot(1, sigma)
+        call = Denoise(steered, Prompt(half, half), x, sigma, 1.0)
+        with spied(given["unet_time_ids"][row]) as seen:
+            call.run_batch([call], world.memory)
+        found.append(seen.outputs[0][0])
+    return np.stack(found)
 
 
 def tensor(array: Array) -> torch.Tensor:
     """Float32, its own copy."""
     return torch.from_numpy(np.array(array, np.float32))
-
-
-def _rows(model: Model, prompts: Sequence[ImagePrompt]) -> list[Row]:
-    nothing = Conditioning(np.zeros((77, 1), np.float32), np.zeros(1, np.float32))
-    text = Prompt(nothing, nothing)
-    models = [replace(model, image_prompts=(each,)) for each in prompts]
-    return [Row(Denoise(each, text, torch.zeros(1, 4, 1, 1), 1.0, 1.0), negative=False) for each in models]

@@ -17,7 +17,7 @@ import torch
 from claygraph.diffusion import noise
 from claygraph.errors import SettingError
 from claygraph.memory import Memory
-from claygraph.stage import Stage
+from claygraph.stage import Stage, ports
 from claygraph.stages.checkpoint import LoadCheckpoint
 from claygraph.values import Conditioning, Image, Latent, Model, Prompt
 from tests.parity_reference import DELIBERATE, Array, Case, Unsupported
@@ -85,6 +85,20 @@ def make(kind: type[Stage], **settings: Any) -> Any:
         return kind.of(**settings) if hasattr(kind, "of") else kind(**settings)
     except SettingError as error:
         raise Unsupported(str(error)) from error
+
+
+def has_port(kind: type[Stage], name: str) -> bool:
+    """Whether a stage class has an input of that name."""
+    return name in ports(kind)
+
+
+def setting_of(kind: type[Stage], *names: str) -> str:
+    """The first of these names that is a setting of the stage class."""
+    known = {item.name for item in fields(kind)}
+    for name in names:
+        if name in known:
+            return name
+    raise Unsupported(f"{kind.__name__} has no setting {' or '.join(names)}")
 
 
 def known_inputs(case: Case, *names: str) -> None:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from time import perf_counter
 
 import pytest
 
@@ -204,12 +203,11 @@ def test_a_broken_stage_of_ones_own_is_told_beside_the_others(folder: Path, code
 
 
 def test_the_list_comes_at_once() -> None:
-    seconds = []
-    for _ in range(3):
-        begun = perf_counter()
-        assert python(Path.cwd(), "stages").returncode == 0
-        seconds.append(perf_counter() - begun)
-    assert min(seconds) < 0.8
+    """Counted in the processor's time, so that a busy machine does not matter."""
+    begun = os.times()
+    assert python(Path.cwd(), "stages").returncode == 0
+    ended = os.times()
+    assert ended.children_user + ended.children_system - begun.children_user - begun.children_system < 0.8
 
 
 def test_checks_are_noted_and_refuse_nothing_only_meanwhile() -> None:
