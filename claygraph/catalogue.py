@@ -78,15 +78,24 @@ def _installed() -> Iterator[Path]:
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every config that makes a stage, as it is chosen on the command line, with the YAML of the stage."""
+    for file in sorted(folder.rglob("*.yaml")):
+        choice = _spelled(file.parent.relative_to(folder).as_posix(), file.stem)
+        yield from ((choice, node) for node in _nodes(_content(file)))
+
+
+def _content(file: Path) -> Any:
+    """A config's YAML, on top of the neighbours in its group that its defaults name; none where it cannot be read."""
     import yaml
 
-    for file in sorted(folder.rglob("*.yaml")):
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):  # told when it is composed, by the name of its file
-            continue
-        choice = _spelled(file.parent.relative_to(folder).as_posix(), file.stem)
-        yield from ((choice, node) for node in _nodes(content))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # told when it is composed, by the name of its file
+        return None
+    if not isinstance(content, dict):
+        return content
+    named = [n for n in content.pop("defaults", None) or () if isinstance(n, str) and n not in ("_self_", file.stem)]
+    below = [found for name in named if isinstance(found := _content(file.with_name(f"{name}.yaml")), dict)]
+    return {key: value for part in (*below, content) for key, value in part.items()}
 
 
 def _spelled(group: str, name: str) -> str:
