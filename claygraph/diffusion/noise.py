@@ -10,6 +10,7 @@ from torch import Tensor
 from torchsde import BrownianTree
 
 from claygraph.diffusion.samplers import Noise, NoiseKind
+from claygraph.diffusion.schedules import single
 
 _TREE_DIGITS = 6  # torchsde's own grain: unrounded ends make it warn about a query outside of them
 
@@ -37,13 +38,14 @@ def white(seed: int, shape: Sequence[int]) -> Noise:
 def brownian(seed: int, shape: Sequence[int], sigma_min: float, sigma_max: float) -> Noise:
     """Increments of one Brownian path over sigma: steps that overlap share noise, however the range is divided.
 
-    ``sigma_min`` and ``sigma_max`` are the lowest sigma above 0 and the highest one of the schedule.
+    ``sigma_min`` and ``sigma_max`` are the lowest sigma above 0 and the highest one of the schedule. Sigmas are taken in
+    single precision, as ComfyUI's are: the path is cut in halves, and the last digits decide where.
     """
     low, high = (round(sigma, _TREE_DIGITS) for sigma in (sigma_min, sigma_max))
     tree = BrownianTree(low, torch.zeros(tuple(shape)), high, entropy=seed)
 
     def draw(sigma: float, lower: float) -> Tensor:
-        start, end = (min(max(round(value, _TREE_DIGITS), low), high) for value in (lower, sigma))
+        start, end = (min(max(round(value, _TREE_DIGITS), low), high) for value in single(lower, sigma))
         increment: Tensor = tree(start, end)
         return -increment / math.sqrt(sigma - lower)
 
