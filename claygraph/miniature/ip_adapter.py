@@ -80,9 +80,8 @@ def ip_tensors(unet: Unet) -> dict[str, torch.Tensor]:
 
 
 def load_ip_adapter(work: Path, base: Base) -> None:
-    """Add the adapter, as far as it is trained; all blocks read it."""
+    """Add the trained adapter (untrained before step `base`), read by all blocks."""
     torch.manual_seed(6)
     add_ip_adapter(base.unet)
-    for name, prefix in (("base", "base."), ("ip_adapter", "")):
-        if (file := work / f"checkpoints/{name}.safetensors").exists():
-            load_average(file, base, prefix)
+    if (file := work / "checkpoints/base.safetensors").exists():
+        load_average(file, base, "base.")

@@ -64,13 +64,13 @@ def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> tor
     x = noised.add(batch.picture)
     with half():
         hidden, pooled = joint.base.text(batch.prompts)
-        conditions = added(pooled, x) | image_prompt(joint, batch, data, image)
+        conditions = added(pooled, x) | _image_prompt(joint, batch, data, image)
         extra = residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled) if control else {}
         velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
     return noised.velocity_loss(velocity.float(), batch.picture)
 
 
-def image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
+def _image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
     """Image embeddings for a random set of blocks; composition alone sees false colours, so that layout is its part."""
     name = str(data.random.choice(list(BLOCK_SETS), p=[b.share for b in BLOCK_SETS.values()])) if on else ""
     set_blocks(joint.base.unet, BLOCK_SETS[name].blocks if on else ())

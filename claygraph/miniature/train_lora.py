@@ -45,8 +45,6 @@ def load_joint(work: Path) -> Joint:
     joint = Joint(load_base(work), load_image_encoder(work))
     if (file := work / "checkpoints/base.safetensors").exists():
         load_average(file, joint)
-    if (file := work / "checkpoints/ip_adapter.safetensors").exists():
-        load_average(file, joint.base)
     return joint.eval()
 
 
