@@ -38,8 +38,8 @@ def white(seed: int, shape: Sequence[int]) -> Noise:
 def brownian(seed: int, shape: Sequence[int], sigma_min: float, sigma_max: float) -> Noise:
     """Increments of one Brownian path over sigma: steps that overlap share noise, however the range is divided.
 
-    ``sigma_min`` and ``sigma_max`` are the lowest sigma above 0 and the highest one of the schedule. Sigmas are taken in
-    single precision, as ComfyUI's are: the path is cut in halves, and the last digits decide where.
+    ``sigma_min`` and ``sigma_max`` are the lowest sigma above 0 and the highest one of the schedule. Sigmas are taken
+    in single precision, as ComfyUI's are: the path is cut in halves, and the last digits decide where.
     """
     low, high = (round(sigma, _TREE_DIGITS) for sigma in (sigma_min, sigma_max))
     tree = BrownianTree(low, torch.zeros(tuple(shape)), high, entropy=seed)
