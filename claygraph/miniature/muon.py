@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): momentum whose singular values are all made one.
 
-Measured here on the base model: the loss that AdamW reached in 200 steps after 120. PyTorch's own takes matrices alone; this one
-also takes convolutions, as matrices of output channels by the rest.
+Measured here on the base model: the loss that AdamW reached in 200 steps after 120. PyTorch's own takes matrices alone;
+this one also takes convolutions, as matrices of output channels by the rest.
 """
 
 from __future__ import annotations
