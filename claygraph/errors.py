@@ -103,3 +103,12 @@ def check_flag(setting: str, value: bool) -> None:
     """Raise ``SettingError`` unless ``value`` is true or false: any other word would count as true."""
     if not isinstance(value, bool):
         raise SettingError(f"{setting}={value!r} is not known; give true or false.")
+
+
+def check_tiles(stage: str, tile: int, overlap: int) -> None:
+    """Raise ``SettingError`` unless a picture can be worked on in such tiles (pixels; 0: whole) and overlaps."""
+    check_whole(f"{stage}.tile", tile, 0, 8192)
+    check_whole(f"{stage}.overlap", overlap, 0, tile // 4 if tile else 2048)
+    for setting, value, unit in (("tile", tile, 64), ("overlap", overlap, 8)):
+        if value % unit:
+            raise SettingError(f"{stage}.{setting}={value} is no multiple of {unit} pixels; give one.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from claygraph.diffusion.calls import DecodeLatent
-from claygraph.errors import SettingError, check_whole
+from claygraph.errors import check_tiles
 from claygraph.stage import Stage
 from claygraph.values import Image, Latent, Model
 
@@ -23,11 +23,7 @@ class Decode(Stage):
     overlap: int = 64
 
     def __post_init__(self) -> None:
-        check_whole("decode.tile", self.tile, 0, 8192)
-        check_whole("decode.overlap", self.overlap, 0, self.tile // 4 if self.tile else 2048)
-        for setting, value, unit in (("tile", self.tile, 64), ("overlap", self.overlap, 8)):
-            if value % unit:
-                raise SettingError(f"decode.{setting}={value} is no multiple of {unit} pixels; give one.")
+        check_tiles("decode", self.tile, self.overlap)
 
     async def run(self, checkpoint: Model, sampler: Latent) -> Image:
         return await DecodeLatent(checkpoint.checkpoint, sampler, self.tile, self.overlap)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from claygraph.diffusion.calls import EncodeImage
-from claygraph.errors import SettingError, check_whole
+from claygraph.errors import check_tiles
 from claygraph.stage import Stage
 from claygraph.values import Image, Latent, Model
 
@@ -23,11 +23,7 @@ class Encode(Stage):
     overlap: int = 64
 
     def __post_init__(self) -> None:
-        check_whole("encode.tile", self.tile, 0, 8192)
-        check_whole("encode.overlap", self.overlap, 0, self.tile // 4 if self.tile else 2048)
-        for setting, value, unit in (("tile", self.tile, 64), ("overlap", self.overlap, 8)):
-            if value % unit:
-                raise SettingError(f"encode.{setting}={value} is no multiple of {unit} pixels; give one.")
+        check_tiles("encode", self.tile, self.overlap)
 
     async def run(self, checkpoint: Model, photo: Image) -> Latent:
         return await EncodeImage(checkpoint.checkpoint, photo, self.tile, self.overlap)

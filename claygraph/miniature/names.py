@@ -110,14 +110,3 @@ def open_clip_tensors(state: Mapping[str, torch.Tensor]) -> Tensors:
             parts = [text[name.replace("q_proj", f"{which}_proj")] for which in "qkv"]
             out[f"{block}.attn.in_proj_{layer[3]}"] = torch.cat(parts)
     return out
-
-
-def kohya_tensors(prefix: str, state: Mapping[str, torch.Tensor], alpha: float) -> Tensors:
-    """peft LoRA tensors (`...lora_A.weight`, `...lora_B.weight`) in kohya form, with underscores and an alpha each."""
-    out: Tensors = {}
-    for name, tensor in state.items():
-        module, which = name.rsplit(".lora_", 1)
-        stem = f"{prefix}_{module.replace('.', '_')}"
-        out[f"{stem}.lora_{'down' if which.startswith('A') else 'up'}.weight"] = tensor
-        out[f"{stem}.alpha"] = torch.tensor(alpha)
-    return out
