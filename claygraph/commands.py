@@ -6,18 +6,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from omegaconf import DictConfig
-
 from claygraph.graph import Graph, Node
+from claygraph.jobs import Job
 from claygraph.plan import Planned, plan_all
 from claygraph.stage import makes
 
 
-def run(configs: Sequence[DictConfig]) -> int:
+def run(jobs: Sequence[Job]) -> int:
     """Make the pictures; each one's path is a line of stdout."""
     from claygraph.execute import execute, exit_code, say
 
-    results = execute(configs)
+    results = execute(jobs)
     for result in results:
         if result.error is not None:
             print(f"claygraph: {say(result)}", file=sys.stderr)
@@ -26,19 +25,19 @@ def run(configs: Sequence[DictConfig]) -> int:
     return exit_code(results)
 
 
-def plan(configs: Sequence[DictConfig]) -> int:
+def plan(jobs: Sequence[Job]) -> int:
     """What would run: nodes that are shared, files that are read, settings without effect. Loads no weights."""
-    jobs = plan_all(configs)
+    planned = plan_all(jobs)
     nodes: dict[Node, int] = {}
-    for job in jobs:
-        for node in job.graph or ():
+    for each in planned:
+        for node in each.graph or ():
             nodes[node] = nodes.get(node, 0) + 1
     for node, uses in nodes.items():
-        print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(jobs))}{_reads(node)}")
-    for note in dict.fromkeys(note for job in jobs if job.graph is not None for note in _notes(job.graph)):
+        print(f"{node.key}  {node.name:12} {type(node.stage).__name__:16} {_used(uses, len(planned))}{_reads(node)}")
+    for note in dict.fromkeys(note for each in planned if each.graph is not None for note in _notes(each.graph)):
         print(f"note: {note}")
-    print(f"pictures: {len(jobs)}; nodes: {len(nodes)}, of {sum(nodes.values())} before equal ones became one")
-    return _tell_failures(jobs)
+    print(f"pictures: {len(planned)}; nodes: {len(nodes)}, of {sum(nodes.values())} before equal ones became one")
+    return _tell_failures(planned)
 
 
 def _notes(graph: Graph) -> Iterator[str]:
@@ -49,20 +48,20 @@ def _notes(graph: Graph) -> Iterator[str]:
         yield from node.stage.notes({each.name: each.stage for each in nx.ancestors(graph, node)})
 
 
-def _used(uses: int, jobs: int) -> str:
-    return f"used by {uses} of {jobs}  " if jobs > 1 else ""
+def _used(uses: int, pictures: int) -> str:
+    return f"used by {uses} of {pictures}  " if pictures > 1 else ""
 
 
 def _reads(node: Node) -> str:
     return "  ".join(f"reads {path} sha256:{found[:12]}" for path, found in node.files.items())
 
 
-def graph(configs: Sequence[DictConfig]) -> int:
+def graph(jobs: Sequence[Job]) -> int:
     """The wiring of the first picture's graph, as a Mermaid diagram."""
-    jobs = plan_all(configs[:1])
-    for line in mermaid(next(job.graph for job in jobs if job.graph is not None)):
+    planned = plan_all(jobs[:1])
+    for line in mermaid(next(each.graph for each in planned if each.graph is not None)):
         print(line)
-    return _tell_failures(jobs)
+    return _tell_failures(planned)
 
 
 def mermaid(graph: Graph) -> list[str]:
@@ -77,8 +76,8 @@ def mermaid(graph: Graph) -> list[str]:
     return lines
 
 
-def _tell_failures(jobs: Sequence[Planned]) -> int:
-    failed = [job for job in jobs if job.error is not None]
-    for job in failed:
-        print(f"claygraph: {job.image!r}: {job.error}", file=sys.stderr)
+def _tell_failures(planned: Sequence[Planned]) -> int:
+    failed = [each for each in planned if each.error is not None]
+    for each in failed:
+        print(f"claygraph: {each.image!r}: {each.error}", file=sys.stderr)
     return 1 if failed else 0

@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
-Command = Callable[[Sequence[Any]], int]
+from claygraph.jobs import Job
+
+Command = Callable[[Sequence[Job]], int]
 
 
 def compose_and_run(command: Command, arguments: Sequence[str]) -> int:
@@ -23,19 +26,22 @@ def _plain(command: Command, overrides: Sequence[str]) -> int:
 
     with initialize_config_module("claygraph.conf", version_base="1.3"):
         config = compose("config", list(overrides))
-    return command([config])
+    return command([Job(config, tuple(overrides))])
 
 
 def _as_application(command: Command, arguments: Sequence[str]) -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig
 
-    codes, failures = [0], list[Exception]()
+    codes, failures, flags = [0], list[Exception](), _flags(arguments)
 
     @hydra.main(version_base="1.3", config_path="pkg://claygraph.conf", config_name="config")
-    def task(configs: Any) -> int:
+    def task(composed: Any) -> int:
+        if isinstance(composed, DictConfig):
+            composed = [(composed, HydraConfig.get().overrides.task)]
         try:
-            codes.append(command([configs] if isinstance(configs, DictConfig) else configs))
+            codes.append(command([Job(config, tuple(overrides), flags) for config, overrides in composed]))
         except Exception as error:  # told by the caller: Hydra would print it in its own way
             failures.append(error)
         return codes[-1]
@@ -45,6 +51,12 @@ def _as_application(command: Command, arguments: Sequence[str]) -> int:
     if failures:
         raise failures[0]
     return max(codes)
+
+
+def _flags(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The flags, which stand before all overrides, without the one that asks for a sweep."""
+    before = takewhile(lambda argument: argument.startswith("-") or "=" not in argument, arguments)
+    return tuple(argument for argument in before if argument not in ("-m", "--multirun") and argument[:1] not in "+~")
 
 
 @contextmanager

@@ -11,11 +11,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
-
 from claygraph.errors import ClaygraphError, RequestError
 from claygraph.files import folder_digests, write_new
 from claygraph.graph import Node
+from claygraph.jobs import Job
 from claygraph.plan import Planned, plan_all, versions
 from claygraph.values import Saved
 
@@ -34,44 +33,44 @@ class Result:
     stage: str = ""
 
 
-def execute(configs: Sequence[DictConfig]) -> list[Result]:
-    """Make every picture of every config, in one scheduler; pictures that fail leave the others alone.
+def execute(jobs: Sequence[Job]) -> list[Result]:
+    """Make every picture of every job, in one scheduler; pictures that fail leave the others alone.
 
     Raises:
         RequestError: before anything runs, where a config is wrong.
     """
     begun = datetime.now(UTC)
-    jobs = plan_all(configs)
+    planned = plan_all(jobs)
     from claygraph.memory import Memory  # after planning: a wrong request need not wait for torch
     from claygraph.progress import progress
     from claygraph.scheduler import Scheduler
 
-    first = configs[0]
+    first = jobs[0].config
     memory = Memory(str(first.device), str(first.dtype), int(first.batch))
-    graphs = [job.graph for job in jobs if job.graph is not None]
+    graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()
         scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell)
         outcomes = iter(scheduler.run())
         seconds = perf_counter() - start
-    results = [_result(job, next(outcomes) if job.graph is not None else None) for job in jobs]
+    results = [_result(each, next(outcomes) if each.graph is not None else None) for each in planned]
     record = {"started": begun.isoformat(timespec="seconds"), "seconds": round(seconds, 3)}
     record |= describe_run(results, scheduler.records, memory)
-    write_new(_folder(configs), "run", ".json", json.dumps(record, indent=1).encode())
+    write_new(_folder(jobs), "run", ".json", json.dumps(record, indent=1).encode())
     return results
 
 
-def _folder(configs: Sequence[DictConfig]) -> Path:
-    """Where run.json goes: the folder of the pictures, or the one above where each config has its own."""
-    folders = [Path(str(cfg.out)) for cfg in configs]
+def _folder(jobs: Sequence[Job]) -> Path:
+    """Where run.json goes: the folder of the pictures, or the one above where each job has its own."""
+    folders = [Path(str(job.config.out)) for job in jobs]
     return folders[0] if len(folders) == 1 else folders[0].parent
 
 
-def _result(job: Planned, outcome: Outcome | None) -> Result:
+def _result(planned: Planned, outcome: Outcome | None) -> Result:
     if outcome is None:
-        return Result(job.image, error=job.error)
+        return Result(planned.image, error=planned.error)
     paths = tuple(value.path for value in outcome.values.values() if isinstance(value, Saved))
-    return Result(job.image, paths, outcome.error, outcome.stage)
+    return Result(planned.image, paths, outcome.error, outcome.stage)
 
 
 def describe_run(results: Sequence[Result], records: Mapping[Node, Record], memory: Memory) -> dict[str, Any]:

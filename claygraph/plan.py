@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from claygraph.errors import ClaygraphError, GraphError, PictureError, RequestError, nearest
 from claygraph.files import locate
 from claygraph.graph import Graph, build
+from claygraph.jobs import Job
 from claygraph.stage import Stage
 from claygraph.values import Recipe
 
@@ -26,29 +27,30 @@ PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "o
 
 @dataclass(frozen=True)
 class Planned:
-    """One picture of the request: its path as given, and its graph or why there is none."""
+    """One picture of a job: its path as given, and its graph or why there is none."""
 
+    job: Job
     image: str
     graph: Graph | None = None
     error: ClaygraphError | None = None
 
 
-def plan_all(configs: Sequence[DictConfig]) -> list[Planned]:
-    """One checked graph for each picture that each config names.
+def plan_all(jobs: Sequence[Job]) -> list[Planned]:
+    """One checked graph for each picture that each job names.
 
     Raises:
         RequestError: where no picture could come of the request: bad wiring, a bad setting, missing weights.
     """
-    planned = [job for cfg in configs for job in _plan(cfg)]
-    if planned and not any(job.graph for job in planned):
-        raise RequestError("\n".join(str(job.error) for job in planned))
+    planned = [each for job in jobs for each in _plan(job)]
+    if planned and not any(each.graph for each in planned):
+        raise RequestError("\n".join(str(each.error) for each in planned))
     return planned
 
 
-def _plan(cfg: DictConfig) -> list[Planned]:
-    images = find_pictures(cfg.get("image"))
-    names = [str(cfg.name)] * len(images) if cfg.get("name") else [Path(image).stem for image in images]
-    return [_one(cfg, image, name) for image, name in zip(images, _distinct(names), strict=True)]
+def _plan(job: Job) -> list[Planned]:
+    images, name = find_pictures(job.config.get("image")), job.config.get("name")
+    names = [str(name)] * len(images) if name else [Path(image).stem for image in images]
+    return [_one(job, image, name) for image, name in zip(images, _distinct(names), strict=True)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -61,13 +63,13 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _one(cfg: DictConfig, image: str, name: str) -> Planned:
-    cfg = cfg.copy()
+def _one(job: Job, image: str, name: str) -> Planned:
+    cfg = job.config.copy()
     cfg.image, cfg.name = image, name
     try:
-        return Planned(image, graph_of(cfg))
+        return Planned(job, image, graph_of(cfg))
     except PictureError as error:
-        return Planned(image, error=error)
+        return Planned(job, image, error=error)
 
 
 def graph_of(cfg: DictConfig) -> Graph:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from claygraph import plan
 from claygraph.explain import settings
 from claygraph.help import KNOBS, choices, groups, help_text
+from claygraph.jobs import Job
 
 ADAPTERS = ("standard", "vit_g", "plus", "plus_face", "composition")
 MISSING = ("juggernaut_x_hyper", "sdxl", "control_lora", "claymation", "wd14", *ADAPTERS)
@@ -31,7 +32,7 @@ CHOICES = [(group, choice) for group in groups() for choice in choices(group)]
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[1] not in MISSING])
 def test_every_choice_builds(group: str, choice: str) -> None:
-    [job] = plan.plan_all([composed(f"{group}={choice}")])
+    [job] = plan.plan_all([Job(composed(f"{group}={choice}"))])
     assert job.graph is not None
     assert "save" in job.graph.graph["nodes"]
 
@@ -39,12 +40,12 @@ def test_every_choice_builds(group: str, choice: str) -> None:
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[1] in MISSING])
 def test_configs_of_other_weights_compose_and_say_what_is_missing(group: str, choice: str) -> None:
     with pytest.raises(Exception, match=r"='models/.*' does not exist; the folder|not in models/ipadapter \(no such"):
-        plan.plan_all([composed(f"{group}={choice}")])
+        plan.plan_all([Job(composed(f"{group}={choice}"))])
 
 
 def test_switching_a_stage_off_leaves_the_others_wired() -> None:
     off = composed("lora=none", "ip_adapter=none", "controlnet=none", "tagger=none", "edges=none")
-    [job] = plan.plan_all([off])
+    [job] = plan.plan_all([Job(off)])
     assert job.graph is not None
     nodes = job.graph.graph["nodes"]
     assert nodes["sampler"].inputs["controlnet"] is nodes["checkpoint"]
@@ -52,7 +53,7 @@ def test_switching_a_stage_off_leaves_the_others_wired() -> None:
 
 
 def test_the_five_stages_are_wired_as_in_the_workflow() -> None:
-    [job] = plan.plan_all([composed()])
+    [job] = plan.plan_all([Job(composed())])
     assert job.graph is not None
     wired = {(a.name, b.name) for a, b in job.graph.edges}
     chain = [("checkpoint", "lora"), ("lora", "ip_adapter"), ("ip_adapter", "controlnet"), ("controlnet", "sampler")]
@@ -72,7 +73,7 @@ def test_a_folder_becomes_one_graph_a_picture(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
-    jobs = plan.plan_all([composed(f"image={tmp_path}")])
+    jobs = plan.plan_all([Job(composed(f"image={tmp_path}"))])
     assert [Path(job.image).name for job in jobs] == ["a.jpg", "b.png"]
 
 
@@ -83,5 +84,5 @@ def test_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir()
         Image.new("RGB", (64, 64)).save(path)
-    jobs = plan.plan_all([composed(f"image=[{paths[0]},{paths[1]}]")])
+    jobs = plan.plan_all([Job(composed(f"image=[{paths[0]},{paths[1]}]"))])
     assert [job.graph.graph["nodes"]["photo"].stage.name for job in jobs if job.graph] == ["cat", "cat-2"]

@@ -23,6 +23,8 @@ CROPS: dict[tuple[int, int], tuple[int, float, float]] = {
     (72, 56): (2, 0.01, 0.10),
 }
 """Latent crop (height, width): batch size, share of steps at first, share in the last fifth."""
+BLIND = 937
+"""Rows of noise alone have timesteps from here to 999."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,21 @@ class Noise:
         power = alphas_cumprod().to(device())
         self.signal, self.sigma = power.sqrt(), (1 - power).sqrt()
 
-    def like(self, clean: torch.Tensor, low: float = 0.0, high: float = 1.0) -> Noised:
-        """Noise for latents `clean`, timesteps between these fractions of the schedule; a little constant offset."""
+    def like(self, clean: torch.Tensor, low: float = 0.0, high: float = 1.0, blind: float = 0.0) -> Noised:
+        """Noise for latents `clean`, timesteps between these fractions of the schedule; a little constant offset.
+
+        A share `blind` of rows are noise alone, as sampling from noise begins: with these betas even the last timestep
+        shows the means of large areas, so without such rows prompts need not say them.
+        """
         count = len(clean)
         place = (torch.arange(count) + torch.rand(count)) / count
         timesteps = ((low + (high - low) * place) * 1000).long().clamp(0, 999).to(clean.device)
         noise = torch.randn_like(clean) + 0.05 * torch.randn(*clean.shape[:2], 1, 1, device=clean.device)
-        signal, sigma = (t[timesteps].view(-1, 1, 1, 1) for t in (self.signal, self.sigma))
-        return Noised(timesteps, signal, sigma, noise)
+        blinded = (torch.rand(count) < blind).to(clean.device)
+        timesteps[blinded] = timesteps[blinded] // 16 + BLIND
+        signal, sigma = self.signal[timesteps], self.sigma[timesteps]
+        signal[blinded], sigma[blinded] = 0.0, 1.0
+        return Noised(timesteps, signal.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1), noise)
 
 
 def crop_size(random: np.random.Generator, progress: float) -> tuple[int, int, int]:

@@ -20,6 +20,8 @@ from claygraph.miniature.training import Group, Trainer, device, half
 
 CONTROL, IMAGE = 0.55, 0.5
 """Shares of batches with a hint and with an image prompt."""
+BLIND = {True: 0.35, False: 0.15}
+"""Shares of rows that start from noise alone, with and without an image prompt."""
 Extra = dict[str, object]
 
 
@@ -60,7 +62,7 @@ def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> tor
     """The loss of one random batch."""
     image, control = data.random.random() < IMAGE, data.random.random() < CONTROL
     batch = data.draw(progress, dropped=0.4 if image else 0.1)
-    noised = noise.like(batch.picture)
+    noised = noise.like(batch.picture, blind=BLIND[image])
     x = noised.add(batch.picture)
     with half():
         hidden, pooled = joint.base.text(batch.prompts)

@@ -26,8 +26,8 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        configs = [self._compose(list(overrides), idx) for idx, overrides in enumerate(job_overrides, initial_job_idx)]
-        code = self.task(configs)
+        jobs = [(self._compose(list(each), idx), each) for idx, each in enumerate(job_overrides, initial_job_idx)]
+        code = self.task(jobs)
         done = [JobReturn(overrides=overrides, status=JobStatus.COMPLETED) for overrides in job_overrides]
         for job in done:
             job.return_value = code

@@ -1,0 +1,24 @@
+"""One composed configuration, and what was asked for to get it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A configuration to carry out: ``overrides`` after ``flags`` make this one alone, also where it is one of many."""
+
+    config: DictConfig
+    overrides: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """A command line for this job alone."""
+        return shlex.join(["python", "-m", "claygraph", *self.flags, *self.overrides])
