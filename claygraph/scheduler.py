@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claygraph.admission import Admission
 from claygraph.batches import run_calls
+from claygraph.flow import Flow
 from claygraph.graph import Graph, Node
-from claygraph.kept import Kept, ends, part, to_run
+from claygraph.kept import Kept, part
 from claygraph.stage import Call
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Parked(NamedTuple):
 class Record:
     """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call.
 
-    ``state`` is ``run``, ``cached`` (its result, or that of all that follow it, was kept), or ``skipped`` for a failure.
+    ``state`` is ``run``, ``cached`` (its result was kept, or that of all that follow it), or ``skipped`` for a failure.
     """
 
     state: str = "run"
@@ -90,23 +91,15 @@ class Scheduler:
         tell: Callable[[Event], None] = _ignore,
         kept: Kept | None = None,
     ) -> None:
-        import networkx as nx
-
         self.graphs, self.memory, self.tell = graphs, memory, tell
-        self.graph: Graph = nx.compose_all(graphs) if graphs else nx.DiGraph()
+        self.flow = Flow(graphs, kept or Kept())
+        self.graph = self.flow.graph
         self.height = _heights(self.graph)
-        self.kept = kept or Kept()
-        self.begun: set[Node] = set()
-        self.values: dict[Node, Any] = {}
-        self.ends = {node for graph in graphs for node in ends(graph)}
-        self.todo = to_run(graphs, self._has)  # and not done yet
-        self.missing = {node: sum(parent in self.todo for parent in self.graph.predecessors(node)) for node in self.graph}
-        self.uses = {node: sum(child in self.todo for child in self.graph.successors(node)) for node in self.graph}
         self.records: dict[Node, Record] = defaultdict(Record)
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
         self.futures: dict[Future[tuple[Any, float]], Node] = {}
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
-        self._admission = Admission([part(graph, self.todo) for graph in graphs], window)
+        self._admission = Admission([part(graph, self.flow.todo) for graph in graphs], window)
 
     def run(self) -> list[Outcome]:
         """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
@@ -116,7 +109,7 @@ class Scheduler:
             while self.parked or self.futures:
                 self._collect()
                 if self.parked:
-                    self.kept.settle()
+                    self.flow.kept.settle()
                     self._run_batch(max(self.parked, key=self._urgency))
         finally:
             self._close()
@@ -127,56 +120,17 @@ class Scheduler:
 
     def _start_all(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
-            if self._ready(node):
-                self.begun.add(node)
-                self._start(node)
-
-    def _ready(self, node: Node) -> bool:
-        """Whether a node can begin now; what it takes from earlier runs is loaded for it."""
-        if self.missing[node] or node in self.begun:
-            return False
-        for parent in self.graph.predecessors(node):
-            self._need(parent)
-        return not self.missing[node] and node not in self.begun  # where one of them ran at once, it may have begun
-
-    def _need(self, node: Node) -> None:
-        """Have a value: there already, to come, loaded, or where that fails made after all."""
-        if node not in self.values and node not in self.todo and not self._load(node):
-            self._revive(node)
-
-    def _has(self, node: Node) -> bool:
-        """Whether a node need not run; the values at the ends of graphs are loaded, for they are asked for."""
-        return self._load(node) if node in self.ends else self.kept.has(node)
-
-    def _load(self, node: Node) -> bool:
-        try:
-            self.values[node] = self.kept.load(node)
-        except KeyError:
-            return False
-        return True
-
-    def _revive(self, node: Node) -> None:
-        """Run a node whose result was to come from an earlier run, and of what it needs what is not there."""
-        self.todo.add(node)
-        self.begun.discard(node)
-        self._admission.admit(node)
-        parents = list(self.graph.predecessors(node))
-        self.missing[node] = sum(parent in self.todo for parent in parents)
-        for child in self.graph.successors(node):
-            self.missing[child] += child in self.todo
-        for parent in parents:
-            self.uses[parent] += 1
-            self._need(parent)
-        self._start_all([node])
+            for ready in self.flow.begin(node):
+                self._start(ready)
 
     def _tell_cached(self) -> None:
         for node in self.graph:
-            if node not in self.todo:
+            if node not in self.flow.todo:
                 self.records[node].state = "cached"
                 self.tell(Event("cached", node))
 
     def _start(self, node: Node) -> None:
-        inputs = {port: self.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
+        inputs = {port: self.flow.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
         failed = next((v for v in inputs.values() if isinstance(v, Exception)), None)
         if failed is not None:
             self._finish(node, failed, "skipped")
@@ -230,31 +184,17 @@ class Scheduler:
         self._finish(node, value)
 
     def _finish(self, node: Node, value: Any, how: str = "finished") -> None:
-        self.values[node] = value
-        self.todo.discard(node)
-        if not isinstance(value, Exception):
-            self.kept.save(node, value)
         if how == "skipped":
             self.records[node].state = how
         self.tell(Event("failed" if how == "finished" and isinstance(value, Exception) else how, node))
-        children = [child for child in self.graph.successors(node) if child in self.todo]
-        for child in children:
-            self.missing[child] -= 1
-        self._release(node)
-        self._start_all([child for child in children if self._admission.admits(child)])
+        children = self.flow.end(node, value)
+        self._start_all([each for each in children if each in self.flow.revived or self._admission.admits(each)])
         self._start_all(self._admission.finished(node))
-
-    def _release(self, node: Node) -> None:
-        """Drop the values whose last user has just ended; failures stay, to be reported."""
-        for parent in self.graph.predecessors(node):
-            self.uses[parent] -= 1
-            if not self.uses[parent] and parent not in self.ends and not isinstance(self.values[parent], Exception):
-                del self.values[parent]
 
     def _outcome(self, graph: Graph) -> Outcome:
         nodes = graph.graph["nodes"].items()
-        ends = {name: self.values.get(node) for name, node in nodes if not graph.out_degree(node)}
-        failures = [(name, self.values.get(node)) for name, node in nodes]
+        ends = {name: self.flow.values.get(node) for name, node in nodes if not graph.out_degree(node)}
+        failures = [(name, self.flow.values.get(node)) for name, node in nodes]
         name, error = next(((n, e) for n, e in failures if isinstance(e, Exception)), ("", None))
         return Outcome({} if error else ends, error, name)
 
@@ -263,7 +203,7 @@ class Scheduler:
             for parked in waiting:
                 parked.task.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
-        self.kept.close()
+        self.flow.kept.close()
 
 
 def _heights(graph: Graph) -> dict[Node, int]:
