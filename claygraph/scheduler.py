@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claygraph.admission import Admission
 from claygraph.batches import run_calls
+from claygraph.flow import Flow
 from claygraph.graph import Graph, Node
+from claygraph.kept import Kept, part
 from claygraph.stage import Call
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ Task = Coroutine[Any, Any, Any]
 
 
 class Event(NamedTuple):
-    """What a user may want to see: a node ``started``, ``finished``, ``failed``, was ``skipped`` or made a ``step``."""
+    """What a user may want to see: a node ``started``, ``finished``, ``failed``, or made a ``step``.
+
+    It was ``skipped`` because of a failure before it, or ``cached``: it need not run, for what is kept will do.
+    """
 
     what: str
     node: Node
@@ -46,8 +51,12 @@ class Parked(NamedTuple):
 
 @dataclass
 class Record:
-    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call."""
+    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call.
 
+    ``state`` is ``run``, ``cached`` (its result was kept, or that of all that follow it), or ``skipped`` for a failure.
+    """
+
+    state: str = "run"
     seconds: float = 0.0
     batches: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -68,7 +77,8 @@ def _ignore(event: Event) -> None:
 class Scheduler:
     """Runs many graphs as one: equal nodes once, device calls that fit together in one batch.
 
-    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device.
+    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device. What ``kept``
+    has is not run, nor is what only that would need.
     """
 
     def __init__(
@@ -79,29 +89,27 @@ class Scheduler:
         threads: int = 2,
         window: int = 32,
         tell: Callable[[Event], None] = _ignore,
+        kept: Kept | None = None,
     ) -> None:
-        import networkx as nx
-
         self.graphs, self.memory, self.tell = graphs, memory, tell
-        self.graph: Graph = nx.compose_all(graphs) if graphs else nx.DiGraph()
+        self.flow = Flow(graphs, kept or Kept())
+        self.graph = self.flow.graph
         self.height = _heights(self.graph)
-        self.missing = dict(self.graph.in_degree())
-        self.uses = dict(self.graph.out_degree())
-        self.begun: set[Node] = set()
-        self.values: dict[Node, Any] = {}
         self.records: dict[Node, Record] = defaultdict(Record)
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
         self.futures: dict[Future[tuple[Any, float]], Node] = {}
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
-        self._admission = Admission(graphs, window)
+        self._admission = Admission([part(graph, self.flow.todo) for graph in graphs], window)
 
     def run(self) -> list[Outcome]:
         """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
         try:
+            self._tell_cached()
             self._start_all(self._admission.more())
             while self.parked or self.futures:
                 self._collect()
                 if self.parked:
+                    self.flow.kept.settle()
                     self._run_batch(max(self.parked, key=self._urgency))
         finally:
             self._close()
@@ -112,16 +120,22 @@ class Scheduler:
 
     def _start_all(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
-            if self.missing[node] == 0 and node not in self.begun:
-                self.begun.add(node)
-                self._start(node)
+            for ready in self.flow.begin(node):
+                self._start(ready)
+
+    def _tell_cached(self) -> None:
+        for node in self.graph:
+            if node not in self.flow.todo:
+                self.records[node].state = "cached"
+                self.tell(Event("cached", node))
 
     def _start(self, node: Node) -> None:
-        inputs = {port: self.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
+        inputs = {port: self.flow.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
         failed = next((v for v in inputs.values() if isinstance(v, Exception)), None)
         if failed is not None:
             self._finish(node, failed, "skipped")
             return
+        self.records[node].state = "run"
         self.tell(Event("started", node))
         if iscoroutinefunction(node.stage.run):
             self._step(node, node.stage.run(**inputs), None)
@@ -170,26 +184,17 @@ class Scheduler:
         self._finish(node, value)
 
     def _finish(self, node: Node, value: Any, how: str = "finished") -> None:
-        self.values[node] = value
+        if how == "skipped":
+            self.records[node].state = how
         self.tell(Event("failed" if how == "finished" and isinstance(value, Exception) else how, node))
-        children = list(self.graph.successors(node))
-        for child in children:
-            self.missing[child] -= 1
-        self._release(node)
-        self._start_all([child for child in children if self._admission.admits(child)])
+        children = self.flow.end(node, value)
+        self._start_all([each for each in children if each in self.flow.revived or self._admission.admits(each)])
         self._start_all(self._admission.finished(node))
-
-    def _release(self, node: Node) -> None:
-        """Drop the values whose last user has just ended; failures stay, to be reported."""
-        for parent in self.graph.predecessors(node):
-            self.uses[parent] -= 1
-            if not self.uses[parent] and not isinstance(self.values[parent], Exception):
-                self.values[parent] = None
 
     def _outcome(self, graph: Graph) -> Outcome:
         nodes = graph.graph["nodes"].items()
-        ends = {name: self.values.get(node) for name, node in nodes if not graph.out_degree(node)}
-        failures = [(name, self.values.get(node)) for name, node in nodes]
+        ends = {name: self.flow.values.get(node) for name, node in nodes if not graph.out_degree(node)}
+        failures = [(name, self.flow.values.get(node)) for name, node in nodes]
         name, error = next(((n, e) for n, e in failures if isinstance(e, Exception)), ("", None))
         return Outcome({} if error else ends, error, name)
 
@@ -198,6 +203,7 @@ class Scheduler:
             for parked in waiting:
                 parked.task.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.flow.kept.close()
 
 
 def _heights(graph: Graph) -> dict[Node, int]:

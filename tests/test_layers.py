@@ -12,8 +12,11 @@ BOTTOM = {"claygraph", "claygraph.errors"}
 VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
-GRAPH = STAGE | {"claygraph.graph"}
-RUN = GRAPH | {
+GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
+STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
+RUN = (GRAPH | STORE) | {
+    "claygraph.kept",
+    "claygraph.flow",
     "claygraph.jobs",
     "claygraph.admission",
     "claygraph.batches",
@@ -29,10 +32,19 @@ ALLOWED = {
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
-    "claygraph/graph.py": STAGE,
+    "claygraph/sources.py": {"claygraph.stage"},
+    "claygraph/graph.py": STAGE | {"claygraph.sources"},
+    "claygraph/packing.py": {"claygraph", "claygraph.values"},
+    "claygraph/locks.py": set(),
+    "claygraph/sizes.py": {"claygraph.errors"},
+    "claygraph/store.py": {"claygraph.locks", "claygraph.packing", "claygraph.sizes"},
+    "claygraph/kept.py": GRAPH | STORE,
+    "claygraph/flow.py": GRAPH | {"claygraph.kept"},
+    "claygraph/housekeeping.py": STORE | {"claygraph.composing", "claygraph.errors", "claygraph.jobs"},
+    "claygraph/status.py": {"claygraph.errors"},
     "claygraph/batches.py": STAGE,
     "claygraph/admission.py": GRAPH,
-    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission"},
+    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission", "claygraph.flow", "claygraph.kept"},
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
