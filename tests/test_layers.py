@@ -20,6 +20,7 @@ RUN = GRAPH | {
     "claygraph.scheduler",
     "claygraph.plan",
     "claygraph.progress",
+    "claygraph.record",
     "claygraph.execute",
 }
 ALLOWED = {
@@ -36,6 +37,7 @@ ALLOWED = {
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
+    "claygraph/record.py": GRAPH | {"claygraph.jobs", "claygraph.plan"},
     "claygraph/execute.py": RUN,
     "claygraph/commands.py": RUN,
     "claygraph/help.py": set(),
