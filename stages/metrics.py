@@ -93,7 +93,7 @@ class TagRecall(Stage):
 
 @dataclass(frozen=True)
 class Sharpness(Stage):
-    """Variance of the Laplacian of the greys, in grey levels squared: 0 (flat) upwards, higher is sharper, or noisier."""
+    """Variance of the Laplacian of the greys, in grey levels squared: from 0 (flat) up, higher is sharper."""
 
     def run(self, decode: Image) -> Score:
         from claygraph.diffusion.measures import sharpness

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors"}
-VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", "claygraph.recipes"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
@@ -28,6 +28,7 @@ ALLOWED = {
     "claygraph/values.py": set(),
     "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
+    "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
