@@ -412,8 +412,8 @@
 
   function listen() {
     document.addEventListener("click", (event) => {
-      const button = event.target.closest("[data-at]");
-      if (button?.matches("button")) open(Number(button.dataset.at));
+      const button = event.target.closest("button[data-at]");
+      if (button) open(Number(button.dataset.at));
       if (event.target.matches(".copy")) copy(event.target.previousElementSibling);
     });
     $("pictures").addEventListener("keydown", onKeyInGrid);
