@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 
 from claygraph.errors import RequestError
 from claygraph.files import write_over
-from claygraph.graph import Node
 from claygraph.jobs import Job
 from claygraph.plan import Planned
 from claygraph.values import Score
@@ -49,16 +48,14 @@ def write_planned(folder: Path, planned: Sequence[Planned], started: str) -> Non
 
 
 def write_ended(
-    folder: Path, planned: Sequence[Planned], ended: Sequence[Ended], started: str, run: Iterable[Node]
+    folder: Path, planned: Sequence[Planned], ended: Sequence[Ended], started: str, counts: Mapping[str, int]
 ) -> None:
-    """Write ``sweep.json`` and ``results.csv`` for what ran; ``run`` are the nodes that were computed."""
+    """Write ``sweep.json`` and ``results.csv`` for what ran; ``counts`` says how many nodes were run and cached."""
     entries, about = _entries(planned), dict[str, str]()
     for entry, plan, end in zip(entries, planned, ended, strict=True):
         entry |= _end(folder, end)
         about |= _about(plan, end)
-    computed = len(set(run))
-    reached = {key for entry in entries if entry["state"] == "done" for key in entry["nodes"].values()}
-    sweep = {"nodes": _counts(entries, computed, max(0, len(reached) - computed)), "jobs": entries, "metrics": about}
+    sweep = {"nodes": _counts(entries, counts["run"], counts["cached"]), "jobs": entries, "metrics": about}
     whole = _merged(folder, {"version": VERSION, "started": started, "command": list(sys.argv)} | sweep)
     _write(folder, whole)
     write_results(folder, whole)

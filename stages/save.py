@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,22 +24,25 @@ RESERVED |= {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456
 
 @dataclass(frozen=True)
 class Save(Stage):
-    """Writes ``folder``/NAME.png, or NAME-2.png, NAME-3.png and so on: no file is overwritten or left half written.
+    """Writes ``folder``/``name``.png, or NAME-2.png, NAME-3.png and so on: no file is overwritten or left half written.
 
-    The recipe travels in PNG text chunks, each JSON: ``claygraph`` (the resolved configuration), ``claygraph.versions``
-    and ``claygraph.files`` (sha256 of every weight and input file behind the picture).
+    A file that is there already with the very same content is left alone and counts as written. The recipe travels in
+    PNG text chunks, each JSON: ``claygraph`` (the resolved configuration), ``claygraph.versions`` and
+    ``claygraph.files`` (sha256 of every weight and input file behind the picture).
 
     Raises:
         PictureError: the folder cannot be made or the file cannot be written.
     """
 
     folder: str = "outputs"
+    name: str = "picture"
 
     def run(self, decode: Image, recipe: Recipe | None = None) -> Saved:
-        name = file_name(decode.name)
+        name = file_name(self.name)
         try:
-            folder = Path(self.folder).expanduser()
-            return Saved(str(write_new(folder, name, ".png", _png(decode, recipe))))
+            content = _png(decode, recipe)
+            path = write_new(Path(self.folder).expanduser(), name, ".png", content)
+            return Saved(str(path), sha256(content).hexdigest())
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or error
             raise PictureError(
