@@ -94,8 +94,10 @@ def _entry(place: int, planned: Planned, several: bool) -> Entry:
 
 
 def _alone(overrides: Sequence[str], image: str) -> list[str]:
-    """The overrides for one picture of a job that has several."""
-    return [*(each for each in overrides if each.partition("=")[0] != "image"), f"image={quoted(image)}"]
+    """The overrides for one picture of a job that has several: ``image`` is this one, in its place or at the front."""
+    ours = f"image={quoted(image)}"
+    rest = [ours if each.partition("=")[0] == "image" else each for each in overrides]
+    return rest if ours in rest else [ours, *rest]
 
 
 def quoted(text: str) -> str:
@@ -116,11 +118,11 @@ def _settings(entry: Entry) -> dict[str, str]:
 
 def _configured(job: Job, key: str) -> str:
     """The value of a key that a job leaves as it is; of a whole part only that it is the default."""
-    from omegaconf import OmegaConf
-
+    value: Any = job.config
     try:
-        value = OmegaConf.select(job.config, key)
-    except Exception:  # a key of another grammar, as in group@package, or an interpolation that leads nowhere
+        for part in key.split("."):
+            value = value.get(part) if hasattr(value, "get") else None
+    except Exception:  # an interpolation that leads nowhere
         return DEFAULT
     if isinstance(value, bool):
         return str(value).lower()
