@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  data.cells.forEach((cell, at) => { cell.at = at; });
   const $ = (id) => document.getElementById(id);
   const axes = Object.keys(data.axes);
   const metrics = Object.keys(data.metrics);
@@ -63,10 +64,10 @@
     }
   }, { rootMargin: "700px" });
 
-  function frame(cell, at) {
+  function frame(cell) {
     if (cell.thumb) {
       const image = make("img", { alt: "", decoding: "async" });
-      image.dataset.at = at;
+      image.dataset.at = cell.at;
       nearby.observe(image);
       return make("span", { className: "frame" }, image);
     }
@@ -86,12 +87,11 @@
   }
 
   function card(cell, captioned) {
-    const at = data.cells.indexOf(cell);
     const kind = cell.thumb ? "" : cell.state === "planned" ? " waiting" : " failed";
-    const button = make("button", { type: "button", className: `cell${kind}`, title: name(cell) }, frame(cell, at), ...scores(cell));
+    const button = make("button", { type: "button", className: `cell${kind}`, title: name(cell) }, frame(cell), ...scores(cell));
     if (captioned) button.append(make("span", { className: "caption" }, name(cell)));
     button.setAttribute("aria-label", `${name(cell)}${cell.error ? `, ${cell.error}` : ""}`);
-    button.dataset.at = at;
+    button.dataset.at = cell.at;
     return button;
   }
 
@@ -124,7 +124,7 @@
   }
 
   function list(cells) {
-    lines.push(...cells.map((cell) => [data.cells.indexOf(cell)]));
+    lines.push(...cells.map((cell) => [cell.at]));
     return make("div", { className: "list" }, ...cells.map((cell) => card(cell, true)));
   }
 
@@ -139,7 +139,7 @@
     const body = make("tbody");
     for (const row of rows) {
       const found = columns.map((column) => row.cells.filter((cell) => column.cells.includes(cell)));
-      lines.push(found.flat().map((cell) => data.cells.indexOf(cell)));
+      lines.push(found.flat().map((cell) => cell.at));
       const head = by("rows").length ? [heading(row, "row")] : [];
       body.append(make("tr", {}, ...head, ...found.map((own) => make("td", {}, ...own.map((cell) => card(cell, own.length > 1))))));
     }
@@ -221,7 +221,7 @@
     for (const [why, cells] of reasons) {
       const count = cells.length > 1 ? `${cells.length} pictures: ` : `#${cells[0].index} `;
       const button = make("button", { type: "button" }, make("b", {}, count), why);
-      button.dataset.at = data.cells.indexOf(cells[0]);
+      button.dataset.at = cells[0].at;
       $("failures").querySelector("ul").append(make("li", {}, button));
     }
     const quote = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\"'\"'")}'`);
@@ -302,7 +302,7 @@
     const option = (value, text) => make("option", { value }, text);
     const pinned = view.pinned === null || view.pinned === view.at ? [] : [option("pinned", `pinned ${name(data.cells[view.pinned])}`)];
     const source = cell.source ? [option("source", "the source")] : [];
-    const group = make("optgroup", { label: "another picture" }, ...others.map((other) => option(data.cells.indexOf(other), name(other))));
+    const group = make("optgroup", { label: "another picture" }, ...others.map((other) => option(other.at, name(other))));
     $("against").replaceChildren(option("", "nothing"), ...source, ...pinned, group);
     $("against").value = view.against;
     if ($("against").value !== view.against) $("against").value = view.against = "";
