@@ -11,11 +11,14 @@ from typing import Any
 
 from claygraph.jobs import Job
 
+SWEEP = {"-m", "--multirun"}
+CHEAP_METRICS = "metric=[ssim,edge_f1,sharpness,clay]"
 Command = Callable[[Sequence[Job]], int]
 
 
 def compose_and_run(command: Command, arguments: Sequence[str]) -> int:
     """Compose one config, or one for each job of ``-m``, and run the command on them; its exit code."""
+    arguments = with_metrics(arguments)
     flags = any(argument.startswith("-") for argument in arguments)
     return _as_application(command, arguments) if flags else _plain(command, arguments)
 
@@ -38,10 +41,11 @@ def _as_application(command: Command, arguments: Sequence[str]) -> int:
 
     @hydra.main(version_base="1.3", config_path="pkg://claygraph.conf", config_name="config")
     def task(composed: Any) -> int:
-        if isinstance(composed, DictConfig):
-            composed = [(composed, HydraConfig.get().overrides.task)]
+        single = isinstance(composed, DictConfig)
+        pairs = [(composed, HydraConfig.get().overrides.task)] if single else composed
         try:
-            codes.append(command([Job(config, tuple(overrides), flags) for config, overrides in composed]))
+            jobs = [Job(config, tuple(given), flags, None if single else _place(config)) for config, given in pairs]
+            codes.append(command(jobs))
         except Exception as error:  # told by the caller: Hydra would print it in its own way
             failures.append(error)
         return codes[-1]
@@ -53,10 +57,22 @@ def _as_application(command: Command, arguments: Sequence[str]) -> int:
     return max(codes)
 
 
+def with_metrics(arguments: Sequence[str]) -> list[str]:
+    """The arguments, and for a sweep that chooses no metrics the ones that cost next to nothing."""
+    sweep = not SWEEP.isdisjoint(arguments)
+    chosen = any(argument.lstrip("+~").partition("=")[0] == "metric" for argument in arguments)
+    return [*arguments, *([CHEAP_METRICS] if sweep and not chosen else [])]
+
+
+def _place(config: Any) -> int:
+    """A job's place in its sweep: the launcher gives each a folder of that name."""
+    return int(str(config.out).rpartition("/")[2])
+
+
 def _flags(arguments: Sequence[str]) -> tuple[str, ...]:
     """The flags, which stand before all overrides, without the one that asks for a sweep."""
     before = takewhile(lambda argument: argument.startswith("-") or "=" not in argument, arguments)
-    return tuple(argument for argument in before if argument not in ("-m", "--multirun") and argument[:1] not in "+~")
+    return tuple(argument for argument in before if argument not in SWEEP and argument[:1] not in "+~")
 
 
 @contextmanager

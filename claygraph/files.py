@@ -140,3 +140,20 @@ def _claim(part: Path, path: Path) -> bool:
             return False
         part.replace(path)
     return True
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """Write a file whole, in the place of one that was there: whoever reads it meets the old content or the new.
+
+    Raises ``OSError`` where the folder cannot be made or the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

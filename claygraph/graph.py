@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +14,7 @@ from claygraph.errors import GraphError, nearest
 from claygraph.files import digest, locate
 from claygraph.sources import code_of
 from claygraph.stage import Port, Stage, makes, ports
+from claygraph.values import Recipe
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -131,10 +132,31 @@ class _Plan:
                 source = self.source(name, port)
                 if source in nodes or source in self.given:
                     inputs[port] = nodes[source] if source in nodes else self.given[source]
-            node = nodes[name] = _node(name, self.stages[name], inputs, self.context)
+            node = nodes[name] = _node(name, self.stages[name], _with_files(inputs), self.context)
             graph.add_node(node)
             graph.add_edges_from((parent, node) for parent in inputs.values() if isinstance(parent, Node))
         return graph
+
+
+def _with_files(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a node, a recipe among them completed with the digests of the files behind the others."""
+    recipes = {port: value for port, value in inputs.items() if isinstance(value, Recipe)}
+    if recipes:
+        files = tuple(sorted(_files_behind(inputs.values()).items()))
+        inputs |= {port: replace(recipe, files=files) for port, recipe in recipes.items()}
+    return inputs
+
+
+def _files_behind(values: Iterable[Any]) -> dict[str, str]:
+    """Paths and digests of all files that these nodes and those before them read."""
+    waiting = [value for value in values if isinstance(value, Node)]
+    seen: dict[Node, None] = {}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen[node] = None
+            waiting += [value for value in node.inputs.values() if isinstance(value, Node)]
+    return {path: found for node in seen for path, found in node.files.items()}
 
 
 def _node(name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:

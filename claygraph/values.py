@@ -236,10 +236,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The resolved configuration of a run, saved inside every picture: JSON text and software versions."""
+    """The resolved configuration of a run, saved inside every picture: JSON text and software versions.
+
+    ``files`` are the paths of the weights and inputs behind the picture, with the sha256 of their content.
+    """
 
     config: str
     versions: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -248,3 +252,15 @@ class Saved:
 
     path: str
     digest: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about a picture, under a name that is the metric's own: what a metric stage makes.
+
+    ``value`` is finite. Its unit, its range and whether higher is better are the metric's to document, in the first
+    sentence of its docstring, which goes into the report.
+    """
+
+    name: str
+    value: float

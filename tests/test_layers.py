@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors"}
-VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", "claygraph.recipes"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
@@ -23,6 +23,7 @@ RUN = (GRAPH | STORE) | {
     "claygraph.scheduler",
     "claygraph.plan",
     "claygraph.progress",
+    "claygraph.record",
     "claygraph.execute",
 }
 ALLOWED = {
@@ -30,6 +31,7 @@ ALLOWED = {
     "claygraph/values.py": set(),
     "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
+    "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/sources.py": {"claygraph.stage"},
@@ -48,8 +50,11 @@ ALLOWED = {
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
+    "claygraph/record.py": GRAPH | {"claygraph.jobs", "claygraph.plan"},
     "claygraph/execute.py": RUN,
-    "claygraph/commands.py": RUN,
+    "claygraph/reporting.py": {"claygraph.errors", "claygraph.report"},
+    "claygraph/replay.py": RUN | {"claygraph.catalogue"},
+    "claygraph/commands.py": RUN | {"claygraph.reporting"},
     "claygraph/help.py": set(),
     "claygraph/catalogue.py": {"claygraph.errors", "claygraph.help", "claygraph.stage"},
     "claygraph/listing.py": {"claygraph.catalogue", "claygraph.errors", "claygraph.stage"},

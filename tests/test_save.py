@@ -11,12 +11,14 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from claygraph.errors import PictureError
+from claygraph.recipes import read_recipe
 from claygraph.stages.photo import Photo
-from claygraph.stages.save import Save, file_name, read_recipe
+from claygraph.stages.save import Save, file_name
 from claygraph.values import Image, Recipe
 from tests.pictures import RGB, chunk, hostile, noise, png
 
-RECIPE = Recipe('{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}', (("torch", "2.6"),))
+CONFIG = '{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}'
+RECIPE = Recipe(CONFIG, (("torch", "2.6"),), (("a.png", "0" * 64),))
 
 
 def names(folder: Path) -> list[str]:
@@ -38,7 +40,7 @@ def test_pixels_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_the_recipe_travels_in_the_picture(tmp_path: Path) -> None:
     saved = Save(str(tmp_path)).run(Image(noise(4, 4)), RECIPE)
-    assert read_recipe(saved.path) == RECIPE.config
+    assert read_recipe(saved.path) == RECIPE
     assert json.loads(text_of(saved.path)["claygraph.versions"]) == {"torch": "2.6"}
 
 
@@ -172,7 +174,7 @@ def test_metadata_that_unpacks_to_megabytes_is_refused(tmp_path: Path) -> None:
 
 def test_a_recipe_is_read_without_reading_the_pixels(tmp_path: Path) -> None:
     text = chunk(b"tEXt", b"claygraph\0{}")
-    assert read_recipe(png(tmp_path / "a.png", (20_000, 20_000), 8, RGB, b"", text)) == "{}"
+    assert read_recipe(png(tmp_path / "a.png", (20_000, 20_000), 8, RGB, b"", text)) == Recipe("{}")
 
 
 def test_files_without_a_recipe_are_refused(tmp_path: Path) -> None:
