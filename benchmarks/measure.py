@@ -57,7 +57,7 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     made.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     made.add_argument("--runs", type=int, default=5, help="medians are of so many (5)")
     made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    made.add_argument("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: random weights, full size")
+    made.add_argument("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: full size, random weights")
     return made
 
 
@@ -154,9 +154,8 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text, columns aligned."""
     cells = [("", "ours", "theirs", "ratio", ""), *map(_cells, rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(5)]
-    return "\n".join(
-        "  ".join([row[0].ljust(wide[0]), *(row[k].rjust(wide[k]) for k in (1, 2, 3)), row[4]]).rstrip() for row in cells
-    )
+    lines = ([row[0].ljust(wide[0]), *(row[k].rjust(wide[k]) for k in (1, 2, 3)), row[4]] for row in cells)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
