@@ -92,8 +92,13 @@ class ByHand:
         self.pipe, self.parts = pipe.to(device), parts
         self.config = pipe.scheduler.config
         self.tagger = onnxruntime.InferenceSession(f"{parts.tagger}/model.onnx", providers=["CPUExecutionProvider"])
-        with open(f"{parts.tagger}/selected_tags.csv", newline="", encoding="utf-8") as lines:
+        with Path(parts.tagger, "selected_tags.csv").open(newline="", encoding="utf-8") as lines:
             self.tags = [row["name"] if row["category"] != "9" else "" for row in csv.DictReader(lines)]
+
+    def merge(self) -> None:
+        """Merge the LoRA into the weights, as it is."""
+        self.pipe.fuse_lora(adapter_names=["clay"])
+        self.pipe.unload_lora_weights()
 
     def read(self, photo: PIL.Image.Image, cfg: bool = True) -> Read:
         """Tags, edges, latent and image embedding of a photo; ``cfg`` where guidance will need the negative half."""
@@ -127,15 +132,15 @@ class ByHand:
         from PIL import Image
 
         size = (photo.width * self.parts.hint, photo.height * self.parts.hint)
-        large = photo if self.parts.hint == 1 else photo.resize(size, Image.Resampling.BICUBIC)
-        found = cv2.Canny(cv2.cvtColor(np.asarray(large), cv2.COLOR_RGB2GRAY), 100, 200)
+        found = cv2.Canny(cv2.resize(np.asarray(photo), size, interpolation=cv2.INTER_CUBIC), 100, 200)
         return Image.fromarray(np.repeat(found[:, :, None], 3, axis=2))
 
     def make(self, read: Read, settings: Settings) -> PIL.Image.Image:
         """One picture."""
         import torch
 
-        self.pipe.set_adapters(["clay"], [{"unet": settings.lora, "text_encoder": 1.0, "text_encoder_2": 1.0}])
+        if self.pipe.get_list_adapters():
+            self.pipe.set_adapters(["clay"], [{"unet": settings.lora, "text_encoder": 1.0, "text_encoder_2": 1.0}])
         strength = settings.image
         self.pipe.set_ip_adapter_scale({"down": {"block_2": [0.0, strength]}, "up": {"block_0": [0.0, strength, 0.0]}})
         self.pipe.scheduler = self.scheduler(settings.sampler)
@@ -162,20 +167,20 @@ class ByHand:
         return getattr(diffusers, name).from_config(self.config, timestep_spacing="trailing", **options)
 
 
-def fitted(path: str | Path, size: int) -> PIL.Image.Image:
-    """The middle of a photo as a square of ``size`` pixels."""
-    from PIL import Image, ImageOps
+def opened(path: str | Path) -> PIL.Image.Image:
+    """A photo, which has the wanted size already."""
+    from PIL import Image
 
     with Image.open(path) as photo:
-        return ImageOps.fit(photo.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        return photo.convert("RGB")
 
 
 def main(parts: Mapping[str, Any], photo: str, settings: Mapping[str, Any], out: str) -> None:
-    """From a cold start to a picture on disk; ``parts`` may name a device, a dtype and a size too."""
+    """From a cold start to a picture on disk; ``parts`` may name a device and a dtype too."""
     place = {key: parts[key] for key in ("device", "dtype") if key in parts}
     made = ByHand(Parts(**{key: parts[key] for key in Parts.__dataclass_fields__ if key in parts}), **place)
     chosen = Settings(**settings)
-    picture = made.make(made.read(fitted(photo, int(parts.get("size", 256))), chosen.cfg > 1), chosen)
+    picture = made.make(made.read(opened(photo), chosen.cfg > 1), chosen)
     picture.save(out)
 
 

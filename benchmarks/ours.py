@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.by_hand import CLAY, Settings
+from benchmarks.by_hand import Settings
 from claygraph.composing import compose_and_run
 from claygraph.execute import execute, exit_code
 from claygraph.jobs import Job
@@ -53,8 +53,8 @@ class Ours:
         self.memory = Memory(device, batch=batch)
         self.fixed = [f"photo.size={size}", f"device={device}", "++store=null", f"batch={batch}", *model]
 
-    def make(self, arguments: Sequence[str], out: Path) -> None:
-        """Compose, plan and run a request; raise if a picture of it fails."""
+    def make(self, arguments: Sequence[str], out: Path) -> Path:
+        """Compose, plan and run a request; raise if a picture of it fails. The folder of the pictures."""
 
         def command(jobs: Sequence[Job]) -> int:
             results = execute(jobs, self.memory)
@@ -65,6 +65,7 @@ class Ours:
         flags, rest = [each for each in arguments if each == "-m"], [each for each in arguments if each != "-m"]
         with contextlib.redirect_stderr(io.StringIO()):
             compose_and_run(command, [*flags, f"out={out}", *self.fixed, *rest])
+        return out
 
 
 @contextmanager
@@ -72,6 +73,3 @@ def fresh_folder() -> Iterator[Path]:
     """A folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="claygraph-benchmark-") as folder:
         yield Path(folder)
-
-
-__all__ = ["CLAY", "KNOBS", "Ours", "Settings", "fresh_folder", "knob", "overrides"]

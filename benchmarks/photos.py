@@ -18,7 +18,9 @@ def cut(folder: Path, count: int, size: int) -> list[Path]:
     made = []
     for number in range(count):
         path = folder / f"photo_{number:02}.png"
-        _square(photos[number % len(photos)], number // len(photos)).resize((size, size), Image.Resampling.LANCZOS).save(path)
+        _square(photos[number % len(photos)], number // len(photos)).resize(
+            (size, size), Image.Resampling.LANCZOS
+        ).save(path)
         made.append(path)
     return made
 

@@ -1,12 +1,11 @@
-"""Weights as diffusers wants them: made once, before anything is timed."""
+"""The weights of both sides: made once, before anything is timed."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from benchmarks.by_hand import Parts
 from claygraph.diffusion import checkpoint as loading
@@ -57,20 +56,33 @@ def scheduler(checkpoint: Checkpoint) -> dict[str, object]:
     }
 
 
-def miniature(folder: Path) -> Parts:
+@dataclass(frozen=True)
+class Weights:
+    """The same weights as diffusers reads them, and as overrides of our config."""
+
+    parts: Parts
+    overrides: tuple[str, ...] = ()
+
+
+def weights_of(model: str, folder: Path) -> Weights:
+    """The weights of ``miniature`` or ``sdxl``, written below ``folder`` unless they are there."""
+    return {"miniature": miniature, "sdxl": sdxl}[model](folder)
+
+
+def miniature(folder: Path) -> Weights:
     """The bundled weights; only the checkpoint has to be written anew."""
     target = folder / "miniature"
-    convert("miniature:checkpoint/clay_mini.safetensors", target)
+    if not (target / "model_index.json").is_file():
+        convert("miniature:checkpoint/clay_mini.safetensors", target)
     parts = ("lora/clay.safetensors", "ip_adapter/ip-adapter_mini.safetensors", "controlnet/canny", "tagger/moat")
-    return Parts(str(target), *(str(locate(f"miniature:{part}")) for part in parts), hint=2)
+    return Weights(Parts(str(target), *(str(locate(f"miniature:{part}")) for part in parts), hint=2))
+
+
+def sdxl(folder: Path) -> Weights:
+    """Random weights of SDXL's own sizes in the real formats, float16; about 20 GB of disk."""
+    raise NotImplementedError
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def threads(count: int | None) -> None:
-    """Have torch use so many threads on the CPU."""
-    if count:
-        torch.set_num_threads(count)
