@@ -1,10 +1,11 @@
 """One thread for torch in the tests: on models this small, threads wait for each other more than they work.
 
-What is remembered across processes goes to a folder of the tests' own.
+The store is a temporary one: tests neither use what the user's holds nor add to it.
 """
 
 import os
-import tempfile
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="claygraph-tests-")
+CACHE = TemporaryDirectory(prefix="claygraph-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name
