@@ -24,17 +24,18 @@ import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
 
+Begun = tuple[tuple[float, float], list[torch.nn.Module]]
 PAGE = 4096
 TIME, MEMORY = 0.7, 1.15
 
 
-def ours(file: Path, device: str) -> tuple[float, list[torch.nn.Module]]:
-    """Load with claygraph: the seconds until the models are made, and the models."""
+def ours(file: Path, device: str) -> Begun:
+    """Load with claygraph: when that began (wall clock, processor), and the models."""
     from diffusers.loaders import single_file_utils  # noqa: F401 - before the clock
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL  # noqa: F401
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: F401
@@ -45,18 +46,18 @@ def ours(file: Path, device: str) -> tuple[float, list[torch.nn.Module]]:
     from claygraph.files import weights
     from claygraph.memory import Memory
 
-    begun = perf_counter()
+    begun = perf_counter(), process_time()
     memory = Memory(device, "float16")
     checkpoint = describe(weights("checkpoint.path", str(file)))
     models = [load_unet(checkpoint, memory), *load_text_encoders(checkpoint, memory), load_vae(checkpoint, memory)]
     return begun, models
 
 
-def theirs(file: Path, device: str) -> tuple[float, list[torch.nn.Module]]:
+def theirs(file: Path, device: str) -> Begun:
     """Load with diffusers, its configs and tokenizers from a folder beside the file."""
     from diffusers import StableDiffusionXLPipeline
 
-    begun = perf_counter()
+    begun = perf_counter(), process_time()
     pipe = StableDiffusionXLPipeline.from_single_file(
         str(file), config=str(file.parent / "config"), torch_dtype=torch.float16, local_files_only=True
     ).to(device)
@@ -68,11 +69,11 @@ SIDES = {"claygraph": ours, "diffusers": theirs}
 
 def work(side: str, file: Path, device: str) -> dict[str, Any]:
     """What one process does and reports."""
-    begun, models = SIDES[side](file, device)
+    (begun, busy), models = SIDES[side](file, device)
     made = perf_counter() - begun
     numbers = sum(touch(model) for model in models)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"made": made, "seconds": perf_counter() - begun, "peak": peak, "numbers": numbers}
+    found = {"made": made, "seconds": perf_counter() - begun, "cpu": process_time() - busy, "numbers": numbers}
+    return found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def touch(model: torch.nn.Module) -> int:
@@ -118,7 +119,7 @@ def measure(folder: Path, runs: int, device: str) -> list[dict[str, Any]]:
         for side in SIDES:
             seen[side].append(_process(side, file, device))
     for side, found in seen.items():
-        middle = {key: statistics.median(each[key] for each in found) for key in ("made", "seconds", "peak")}
+        middle = {key: statistics.median(each[key] for each in found) for key in ("made", "seconds", "cpu", "peak")}
         rows.append({"side": side, **middle, "peak_of_file": middle["peak"] / size, "numbers": found[0]["numbers"]})
     return rows
 

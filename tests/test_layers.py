@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors", "claygraph.digests"}
 VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
-STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
+MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
+STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
 RUN = GRAPH | {
@@ -28,7 +29,10 @@ ALLOWED = {
     "claygraph/digests.py": set(),
     "claygraph/files.py": {"claygraph.digests", "claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
-    "claygraph/memory.py": {"claygraph.errors"},
+    "claygraph/weighing.py": set(),
+    "claygraph/devices.py": {"claygraph.errors"},
+    "claygraph/limits.py": {"claygraph.stage"},
+    "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
     "claygraph/batches.py": STAGE,
