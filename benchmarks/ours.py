@@ -51,7 +51,7 @@ class Ours:
 
     def __init__(self, size: int, device: str = "cpu", model: Sequence[str] = (), batch: int = 8) -> None:
         self.memory = Memory(device, batch=batch)
-        self.fixed = [f"photo.size={size}", f"device={device}", "++store=null", f"batch={batch}", *model]
+        self.fixed = [f"photo.size={size}", f"device={device}", "store=null", f"batch={batch}", *model]
 
     def make(self, arguments: Sequence[str], out: Path) -> Path:
         """Compose, plan and run a request; raise if a picture of it fails. The folder of the pictures."""

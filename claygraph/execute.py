@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from claygraph.errors import ClaygraphError, RequestError
 from claygraph.files import folder_digests, write_new
 from claygraph.graph import Node
 from claygraph.jobs import Job
+from claygraph.kept import Kept
 from claygraph.plan import Planned, plan_all, versions
+from claygraph.store import open_store
 from claygraph.values import Saved
 
 if TYPE_CHECKING:
@@ -43,16 +46,17 @@ def execute(jobs: Sequence[Job], memory: Memory | None = None) -> list[Result]:
     """
     begun = datetime.now(UTC)
     planned = plan_all(jobs)
+    first = jobs[0].config
+    store = open_store(first.get("store"), first.get("store_size", "10GB"))
     from claygraph import memory as memories  # after planning: a wrong request need not wait for torch
     from claygraph.progress import progress
     from claygraph.scheduler import Scheduler
 
-    first = jobs[0].config
     memory = memory or memories.Memory(str(first.device), str(first.dtype), int(first.batch))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()
-        scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell)
+        scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell, kept=Kept(store, graphs))
         outcomes = iter(scheduler.run())
         seconds = perf_counter() - start
     results = [_result(each, next(outcomes) if each.graph is not None else None) for each in planned]
@@ -84,9 +88,16 @@ def describe_run(results: Sequence[Result], records: Mapping[Node, Record], memo
         "dtype": str(memory.dtype).removeprefix("torch."),
         "versions": versions(),
         "pictures": [_picture(result) for result in results],
+        "counts": counts(records),
         "nodes": [_node(node, record) for node, record in records.items()],
         "files": {name: found for path, sha in files.items() for name, found in _each(path, sha)},
     }
+
+
+def counts(records: Mapping[Node, Record]) -> dict[str, int]:
+    """How many nodes there were, and how many were run, cached or skipped."""
+    states = Counter(record.state for record in records.values())
+    return {"distinct": len(records)} | {state: states[state] for state in ("run", "cached", "skipped")}
 
 
 def _picture(result: Result) -> dict[str, Any]:
@@ -101,6 +112,7 @@ def _node(node: Node, record: Record) -> dict[str, Any]:
         "name": node.name,
         "stage": f"{type(node.stage).__module__}.{type(node.stage).__qualname__}",
         "key": node.key,
+        "state": record.state,
         "seconds": round(record.seconds, 4),
         "batch_size": max(sizes, default=1),
         "batches": {call: dict(sorted(counts.items())) for call, counts in record.batches.items()},

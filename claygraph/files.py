@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+from claygraph.digests import digest_of_file
 from claygraph.errors import WeightsError, nearest
 from claygraph.values import Weights
 
@@ -27,8 +27,7 @@ def digest(path: str | Path) -> str:
     """sha256 of a file's content, or of the names and digests of a folder's files."""
     path = Path(path)
     if not path.is_dir():
-        status = path.stat()
-        return _file_digest(path, (status.st_size, status.st_mtime_ns))
+        return digest_of_file(path)
     total = hashlib.sha256()
     for name, found in sorted(folder_digests(path).items()):
         total.update(f"{name} {found}\n".encode())
@@ -39,12 +38,6 @@ def folder_digests(path: Path) -> dict[str, str]:
     """sha256 of every file below a folder, by relative name."""
     files = [file for file in path.rglob("*") if file.is_file()]
     return {file.relative_to(path).as_posix(): digest(file) for file in files}
-
-
-@lru_cache(maxsize=65536)
-def _file_digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001 - a changed stamp asks anew
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights(setting: str, path: str) -> Weights:
@@ -98,26 +91,41 @@ def header(setting: str, path: Path) -> dict[str, dict[str, object]]:
 def write_new(folder: Path, name: str, suffix: str, content: bytes) -> Path:
     """Write a file that was not there before: ``name.ext``, or ``name-2.ext`` and so on where that is taken.
 
-    The content is complete on disk before the name appears, and no existing file is ever replaced. Safe between
-    threads and processes. Raises ``OSError`` where the folder cannot be made or the file cannot be written.
+    Where a name is taken by a file with this very content, that is the file: a run that was killed after writing it
+    finds it when it is run again. The content is complete on disk before the name appears, and no existing file is ever
+    replaced. Safe between threads and processes. Raises ``OSError`` where the folder cannot be made or the file cannot
+    be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{uuid4().hex}.part"
+    tag = hashlib.sha256(name.encode(errors="replace") + b"\0" + content).hexdigest()[:16]
+    part = folder / f".{tag}.{uuid4().hex}.part"
     try:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         paths = (folder / (f"{name}-{number}{suffix}" if number > 1 else f"{name}{suffix}") for number in count(1))
-        return next(path for path in paths if _claim(part, path))
+        return next(path for path in paths if _holds(path, content) or _claim(part, path) or _holds(path, content))
     finally:
-        part.unlink(missing_ok=True)
+        for left in folder.glob(f".{tag}.*.part"):  # ours, and what a run killed at this point has left
+            left.unlink(missing_ok=True)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a plain file has exactly this content."""
+    try:
+        same = not path.is_symlink() and path.stat().st_size == len(content)
+        return same and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _claim(part: Path, path: Path) -> bool:
     """Give a finished file its name unless that is taken; atomic, also between processes."""
     try:
         path.hardlink_to(part)
+    except FileNotFoundError:  # whoever wrote the same has finished, and removed ours with its own
+        return False
     except OSError:  # the name is taken, or the file system has no hard links: reserve the name, then move onto it
         try:
             path.open("xb").close()

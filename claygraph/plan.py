@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from glob import glob, has_magic
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +23,7 @@ from claygraph.jobs import Job
 from claygraph.stage import Stage
 from claygraph.values import Recipe
 
+KEEPING = ("store", "store_size")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "opencv-python-headless", "numpy")
 
@@ -86,7 +89,7 @@ def graph_of(cfg: DictConfig) -> Graph:
         raise GraphError(faults)
     wires = {name: dict(node.get("inputs") or {}) for name, node in nodes.items() if name in stages}
     same_as = {name: str(node.same_as) for name, node in nodes.items() if "same_as" in node}
-    return build(stages, {"recipe": _recipe(cfg)}, wires, same_as)
+    return build(stages, {"recipe": _recipe(cfg)}, wires, same_as, _context(cfg))
 
 
 def _stage(name: str, node: DictConfig) -> Stage:
@@ -139,11 +142,22 @@ def _settings_of(target: str) -> list[str]:
     return [item.name for item in fields(kind)] if isinstance(kind, type) and issubclass(kind, Stage) else []
 
 
+def _context(cfg: DictConfig) -> str:
+    """What decides every result besides stages and files: versions of packages, what is computed on and with."""
+    device, visible = str(cfg.get("device")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "auto":  # which is not known without torch, but no GPU comes or goes without one of these
+        device = f"auto {Path('/dev/nvidiactl').exists() and visible not in ('', '-1')}"
+    return f"{versions()} {device.partition(':')[0]} {cfg.get('dtype')} {cfg.get('compile')}"
+
+
 def _recipe(cfg: DictConfig) -> Recipe:
     resolved = OmegaConf.to_container(cfg, resolve=True)
+    if isinstance(resolved, dict):  # where results are kept says nothing of the picture
+        resolved = {key: value for key, value in resolved.items() if key not in KEEPING}
     return Recipe(json.dumps(resolved, sort_keys=True, default=str), tuple(versions().items()))
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a picture looks like."""
     found = {}

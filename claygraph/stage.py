@@ -31,7 +31,10 @@ class Stage(ABC):
         """Compute the stage's value from the values of the stages it is wired to."""
 
     def files(self) -> Sequence[str]:
-        """Paths of the files whose content decides the result; their digests are part of the node's key."""
+        """Paths of the files whose content decides the result; their digests are part of the node's key.
+
+        A setting that is such a path, or a folder above, counts by what is in the file and not by where that lies.
+        """
         return ()
 
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:  # noqa: ARG002 - for stages that look
@@ -81,6 +84,14 @@ class Call(Generic[T]):
     def progress(self) -> tuple[int, int] | None:
         """Which step of how many this call is, where it is one of several."""
         return None
+
+    @property
+    def row_bytes(self) -> int:
+        """A guess, rather too high, of the bytes that computing this call takes beside weights; 0 where none is made.
+
+        Calls of one batch key take the same. On a GPU what was measured replaces the guess.
+        """
+        return 0
 
     @classmethod
     def run_batch(cls, calls: Sequence[Any], memory: Memory) -> list[T]:

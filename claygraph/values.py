@@ -14,21 +14,26 @@ if TYPE_CHECKING:
 
 
 class _Arrays:
-    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them."""
+    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them.
+
+    They are contiguous, so that a value is laid out alike whether it was just made or comes from the store.
+    """
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
             if hasattr(value, "setflags"):
+                if not value.flags.c_contiguous:
+                    value = value.copy(order="C")
+                    object.__setattr__(self, item.name, value)
                 value.setflags(write=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Image(_Arrays):
-    """A picture: ``pixels`` uint8 RGB ``[H, W, 3]``, and the name its result is saved under."""
+    """A picture: ``pixels`` uint8 RGB ``[H, W, 3]``."""
 
     pixels: Bytes
-    name: str = "picture"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,7 +98,6 @@ class Latent(_Arrays):
     """VAE latents ``samples`` float32 ``[C, h, w]``, not multiplied by the VAE's scaling factor."""
 
     samples: Floats
-    name: str = "picture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,6 +248,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture on disk."""
+    """A picture on disk, and the sha256 of the file."""
 
     path: str
+    digest: str = ""

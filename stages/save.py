@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,9 @@ RESERVED |= {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456
 
 @dataclass(frozen=True)
 class Save(Stage):
-    """Writes ``folder``/NAME.png, or NAME-2.png, NAME-3.png and so on: no file is overwritten or left half written.
+    """Writes ``folder``/``name``.png, or NAME-2.png, NAME-3.png and so on: no file is overwritten or left half written.
 
-    The recipe travels in two PNG text chunks: ``claygraph`` (the resolved configuration, JSON) and
+    A file that is there already with the very same content is left alone and counts as written. The recipe travels in two PNG text chunks: ``claygraph`` (the resolved configuration, JSON) and
     ``claygraph.versions``.
 
     Raises:
@@ -36,12 +37,14 @@ class Save(Stage):
     """
 
     folder: str = "outputs"
+    name: str = "picture"
 
     def run(self, decode: Image, recipe: Recipe | None = None) -> Saved:
-        name = file_name(decode.name)
+        name = file_name(self.name)
         try:
-            folder = Path(self.folder).expanduser()
-            return Saved(str(write_new(folder, name, ".png", _png(decode, recipe))))
+            content = _png(decode, recipe)
+            path = write_new(Path(self.folder).expanduser(), name, ".png", content)
+            return Saved(str(path), sha256(content).hexdigest())
         except (OSError, ValueError, RuntimeError) as error:
             why = getattr(error, "strerror", None) or error
             raise PictureError(

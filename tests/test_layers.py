@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BOTTOM = {"claygraph", "claygraph.errors"}
+BOTTOM = {"claygraph", "claygraph.errors", "claygraph.digests"}
 VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
-STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
+MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
+STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
 RUN = GRAPH | {
@@ -25,9 +26,13 @@ RUN = GRAPH | {
 ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
-    "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/digests.py": set(),
+    "claygraph/files.py": {"claygraph.digests", "claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
-    "claygraph/memory.py": {"claygraph.errors"},
+    "claygraph/weighing.py": set(),
+    "claygraph/devices.py": {"claygraph.errors"},
+    "claygraph/limits.py": {"claygraph.stage"},
+    "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
     "claygraph/batches.py": STAGE,
