@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claygraph.admission import Admission
-from claygraph.batches import run_calls
+from claygraph.batches import batch_key, run_calls
 from claygraph.flow import Flow
 from claygraph.graph import Graph, Node
 from claygraph.kept import Kept, part
@@ -151,12 +151,13 @@ class Scheduler:
         except Exception as error:  # a stage's failure is its value
             self._finish(node, error)
         else:
-            self.parked[type(call), call.batch_key].append(Parked(node, task, call))
+            self.parked[batch_key(call)].append(Parked(node, task, call))
         self.records[node].seconds += perf_counter() - begun
 
     def _run_batch(self, key: Hashable) -> None:
         waiting = self.parked.pop(key)
-        batch, rest = waiting[: self.memory.batch], waiting[self.memory.batch :]
+        rows = self.memory.rows(key, waiting[0].call)
+        batch, rest = waiting[:rows], waiting[rows:]
         if rest:
             self.parked[key] = rest
         for parked, done in zip(batch, run_calls([p.call for p in batch], self.memory), strict=True):

@@ -85,6 +85,14 @@ class Call(Generic[T]):
         """Which step of how many this call is, where it is one of several."""
         return None
 
+    @property
+    def row_bytes(self) -> int:
+        """A guess, rather too high, of the bytes that computing this call takes beside weights; 0 where none is made.
+
+        Calls of one batch key take the same. On a GPU what was measured replaces the guess.
+        """
+        return 0
+
     @classmethod
     def run_batch(cls, calls: Sequence[Any], memory: Memory) -> list[T]:
         """Compute every call's value in one pass; as many values as calls, in order."""

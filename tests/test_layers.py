@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BOTTOM = {"claygraph", "claygraph.errors"}
+BOTTOM = {"claygraph", "claygraph.errors", "claygraph.digests"}
 VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", "claygraph.recipes"}
-STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
+MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
+STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
 STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
@@ -29,10 +30,14 @@ RUN = (GRAPH | STORE) | {
 ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
-    "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/digests.py": set(),
+    "claygraph/files.py": {"claygraph.digests", "claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
     "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
-    "claygraph/memory.py": {"claygraph.errors"},
+    "claygraph/weighing.py": set(),
+    "claygraph/devices.py": {"claygraph.errors"},
+    "claygraph/limits.py": {"claygraph.stage"},
+    "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/sources.py": {"claygraph.stage"},
     "claygraph/graph.py": STAGE | {"claygraph.sources"},
