@@ -29,8 +29,8 @@ RESERVED |= {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456
 class Save(Stage):
     """Writes ``folder``/``name``.png, or NAME-2.png, NAME-3.png and so on: no file is overwritten or left half written.
 
-    A file that is there already with the very same content is left alone and counts as written. The recipe travels in two PNG text chunks: ``claygraph`` (the resolved configuration, JSON) and
-    ``claygraph.versions``.
+    A file that is there already with the very same content is left alone and counts as written. The recipe travels in
+    two PNG text chunks: ``claygraph`` (the resolved configuration, JSON) and ``claygraph.versions``.
 
     Raises:
         PictureError: the folder cannot be made or the file cannot be written.

@@ -13,8 +13,12 @@ VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
 MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
 STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
-GRAPH = STAGE | {"claygraph.graph"}
-RUN = GRAPH | {
+GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
+STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
+RUN = (GRAPH | STORE) | {
+    "claygraph.kept",
+    "claygraph.merged",
+    "claygraph.flow",
     "claygraph.jobs",
     "claygraph.admission",
     "claygraph.batches",
@@ -34,10 +38,20 @@ ALLOWED = {
     "claygraph/limits.py": {"claygraph.stage"},
     "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
-    "claygraph/graph.py": STAGE,
+    "claygraph/sources.py": {"claygraph.stage"},
+    "claygraph/graph.py": STAGE | {"claygraph.sources"},
+    "claygraph/packing.py": {"claygraph", "claygraph.values"},
+    "claygraph/locks.py": set(),
+    "claygraph/sizes.py": {"claygraph.errors"},
+    "claygraph/store.py": {"claygraph.locks", "claygraph.packing", "claygraph.sizes"},
+    "claygraph/kept.py": GRAPH | STORE,
+    "claygraph/merged.py": GRAPH,
+    "claygraph/flow.py": GRAPH | {"claygraph.admission", "claygraph.kept", "claygraph.merged"},
+    "claygraph/housekeeping.py": STORE | {"claygraph.composing", "claygraph.errors", "claygraph.jobs"},
+    "claygraph/status.py": {"claygraph.errors"},
     "claygraph/batches.py": STAGE,
     "claygraph/admission.py": GRAPH,
-    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission"},
+    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission", "claygraph.flow", "claygraph.kept"},
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
