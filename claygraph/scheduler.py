@@ -81,7 +81,7 @@ class Scheduler:
     """Runs many graphs as one: equal nodes once, device calls that fit together in one batch.
 
     ``window`` bounds how many graphs are under way at once (None: two batches full, and ``WINDOW`` at least), and so
-    does ``hold``, the bytes of values that wait for others (None: a quarter of the machine's memory). ``threads`` bounds
+    does ``hold``, the bytes of values that wait for others (None: a quarter of the machine's memory). ``threads`` bound
     the host work beside the device. What ``kept`` has is not run, nor is what only that would need.
     """
 
