@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from subprocess import PIPE, Popen
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 Side = Callable[[], float]
+CLOCKS = {"wall": perf_counter, "cpu": process_time}
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended well: wall-clock seconds, the most memory it held at once in bytes, what it said."""
+    """A process that has ended well: wall-clock seconds, those its threads ran, peak memory in bytes, what it said."""
 
     seconds: float
+    cpu: float
     peak: int
     output: str
 
@@ -54,20 +56,24 @@ class Ended:
 def parser(about: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark takes."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    made.add_argument("--runs", type=int, default=5, help="medians are of so many (5)")
-    made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    made.add_argument("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: random weights, full size")
+    add = made.add_argument
+    add("--json", type=Path, metavar="FILE", help="also write the rows there")
+    add("--runs", type=int, default=5, help="medians are of so many (5)")
+    add("--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads")
+    add("--threads", type=int, help="torch's threads on the CPU, for both sides")
+    add("--device", default="cpu", help="cpu (the default) or cuda")
+    add("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: full size, random weights")
     return made
 
 
-def timed(work: Callable[[], Any]) -> Side:
+def timed(work: Callable[[], Any], clock: str = "wall") -> Side:
     """A side that does ``work`` and says how many seconds it took."""
+    now = CLOCKS[clock]
 
     def seconds() -> float:
-        begun = perf_counter()
+        begun = now()
         work()
-        return perf_counter() - begun
+        return now() - begun
 
     return seconds
 
@@ -102,7 +108,8 @@ def fresh(arguments: Sequence[str], **environment: str) -> Ended:
         if child.returncode:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(arguments)} ended with {child.returncode}: {errors.read().decode()[-2000:]}")
-    return Ended(seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), output)
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Ended(seconds, usage.ru_utime + usage.ru_stime, peak, output)
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -154,9 +161,8 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text, columns aligned."""
     cells = [("", "ours", "theirs", "ratio", ""), *map(_cells, rows)]
     wide = [max(len(row[column]) for row in cells) for column in range(5)]
-    return "\n".join(
-        "  ".join([row[0].ljust(wide[0]), *(row[k].rjust(wide[k]) for k in (1, 2, 3)), row[4]]).rstrip() for row in cells
-    )
+    lines = ([row[0].ljust(wide[0]), *(row[k].rjust(wide[k]) for k in (1, 2, 3)), row[4]] for row in cells)
+    return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
 def _cells(row: Row) -> tuple[str, str, str, str, str]:
