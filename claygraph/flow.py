@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from claygraph.admission import Values
 from claygraph.graph import Graph, Node
 from claygraph.kept import Kept, ends, to_run
+from claygraph.merged import Merged
 
 
 class Flow:
@@ -17,10 +19,8 @@ class Flow:
     """
 
     def __init__(self, graphs: Sequence[Graph], kept: Kept) -> None:
-        import networkx as nx
-
-        self.graph: Graph = nx.compose_all(graphs) if graphs else nx.DiGraph()
-        self.kept, self.values, self.begun, self.revived = kept, dict[Node, Any](), set[Node](), set[Node]()
+        self.graph, self.values = Merged(graphs), Values()
+        self.kept, self.begun, self.revived = kept, set[Node](), set[Node]()
         self.ends = {node for graph in graphs for node in ends(graph)}
         self.todo = to_run(graphs, self._has)
         self.missing = {node: sum(each in self.todo for each in self.graph.predecessors(node)) for node in self.graph}
@@ -41,6 +41,7 @@ class Flow:
         """Take in a value; the nodes that wait for it."""
         self.values[node] = value
         self.todo.discard(node)
+        self.begun.discard(node)
         if not isinstance(value, Exception):
             self.kept.save(node, value)
         children = [child for child in self.graph.successors(node) if child in self.todo]

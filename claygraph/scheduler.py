@@ -14,19 +14,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from time import perf_counter
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from claygraph.admission import Admission
 from claygraph.batches import batch_key, run_calls
+from claygraph.devices import machine_memory
 from claygraph.flow import Flow
 from claygraph.graph import Graph, Node
-from claygraph.kept import Kept, part
+from claygraph.kept import Kept
 from claygraph.stage import Call
 
 if TYPE_CHECKING:
     from claygraph.memory import Memory
 
 Task = Coroutine[Any, Any, Any]
+WINDOW = 32
 
 
 class Event(NamedTuple):
@@ -49,7 +52,7 @@ class Parked(NamedTuple):
     call: Call[Any]
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call.
 
@@ -77,8 +80,9 @@ def _ignore(event: Event) -> None:
 class Scheduler:
     """Runs many graphs as one: equal nodes once, device calls that fit together in one batch.
 
-    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device. What ``kept``
-    has is not run, nor is what only that would need.
+    ``window`` bounds how many graphs are under way at once (None: two batches full, and ``WINDOW`` at least), and so
+    does ``hold``, the bytes of values that wait for others (None: a quarter of the machine's memory). ``threads`` bound
+    the host work beside the device. What ``kept`` has is not run, nor is what only that would need.
     """
 
     def __init__(
@@ -87,19 +91,21 @@ class Scheduler:
         memory: Memory,
         *,
         threads: int = 2,
-        window: int = 32,
+        window: int | None = None,
+        hold: int | None = None,
         tell: Callable[[Event], None] = _ignore,
         kept: Kept | None = None,
     ) -> None:
         self.graphs, self.memory, self.tell = graphs, memory, tell
         self.flow = Flow(graphs, kept or Kept())
         self.graph = self.flow.graph
-        self.height = _heights(self.graph)
+        self.height = self.graph.height
         self.records: dict[Node, Record] = defaultdict(Record)
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
         self.futures: dict[Future[tuple[Any, float]], Node] = {}
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
-        self._admission = Admission([part(graph, self.flow.todo) for graph in graphs], window)
+        window, hold = window or max(WINDOW, 2 * memory.batch), hold or machine_memory() // 4
+        self._admission = Admission(graphs, window, self.flow.todo, self.flow.values, hold)
 
     def run(self) -> list[Outcome]:
         """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
@@ -149,6 +155,7 @@ class Scheduler:
         except StopIteration as done:
             self._finish(node, done.value)
         except Exception as error:  # a stage's failure is its value
+            clear_frames(error.__traceback__)
             self._finish(node, error)
         else:
             self.parked[batch_key(call)].append(Parked(node, task, call))
@@ -171,7 +178,7 @@ class Scheduler:
     def _collect(self) -> None:
         """Take in host work; wait for what may still bring company to a batch, or for anything if none is parked."""
         while self.futures:
-            feeding = [future for future, node in self.futures.items() if self.graph.out_degree(node)]
+            feeding = [future for future, node in self.futures.items() if self.graph.successors(node)]
             if self.parked and not feeding:
                 return
             done, _ = wait(feeding or self.futures, return_when=FIRST_COMPLETED)
@@ -207,20 +214,11 @@ class Scheduler:
         self.flow.kept.close()
 
 
-def _heights(graph: Graph) -> dict[Node, int]:
-    """Steps from each node to the farthest node it feeds."""
-    import networkx as nx
-
-    height: dict[Node, int] = {}
-    for node in reversed(list(nx.topological_sort(graph))):
-        height[node] = 1 + max((height[child] for child in graph.successors(node)), default=-1)
-    return height
-
-
 def _timed(run: Callable[..., Any], inputs: dict[str, Any]) -> tuple[Any, float]:
     begun = perf_counter()
     try:
         value = run(**inputs)
     except Exception as error:  # a stage's failure is its value
+        clear_frames(error.__traceback__)
         value = error
     return value, perf_counter() - begun

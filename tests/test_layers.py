@@ -17,6 +17,7 @@ GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
 STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
 RUN = (GRAPH | STORE) | {
     "claygraph.kept",
+    "claygraph.merged",
     "claygraph.flow",
     "claygraph.jobs",
     "claygraph.admission",
@@ -46,7 +47,8 @@ ALLOWED = {
     "claygraph/sizes.py": {"claygraph.errors"},
     "claygraph/store.py": {"claygraph.locks", "claygraph.packing", "claygraph.sizes"},
     "claygraph/kept.py": GRAPH | STORE,
-    "claygraph/flow.py": GRAPH | {"claygraph.kept"},
+    "claygraph/merged.py": GRAPH,
+    "claygraph/flow.py": GRAPH | {"claygraph.admission", "claygraph.kept", "claygraph.merged"},
     "claygraph/housekeeping.py": STORE | {"claygraph.composing", "claygraph.errors", "claygraph.jobs"},
     "claygraph/status.py": {"claygraph.errors"},
     "claygraph/batches.py": STAGE,
