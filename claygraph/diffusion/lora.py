@@ -1,16 +1,18 @@
 """LoRAs beside the weights they change: strengths are data, one per row of the batch and block of the UNet.
 
 ``W x + strength * scale * up (down x)`` equals ``(W + strength * scale * up down) x`` up to rounding, so one batch
-holds rows of different strengths, and a row whose strength is 0 gets exactly what it got before. So it is for every
-change that only adds (LoRA, LoHa, LoKr, whole differences) and for the first change of a layer, whatever its kind.
-A DoRA or a whole weight that comes after another change depends on what the others left, so there each distinct set
-of strengths in the batch gets its own merged weight. All of this is exact: the order is that of the stack.
+holds rows of different stacks, and a row without a LoRA, or with strength 0, gets exactly what it got before. So it is
+for every change that only adds (LoRA, LoHa, LoKr, whole differences), whatever the order, and for a DoRA or a whole
+weight that is the first of its row to change a layer: these go first. Where a row has one after another change, which
+depends on what the others left, each distinct set of changes gets its own merged weight, in the order of the row's own
+stack. All of this is exact.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -40,9 +42,11 @@ Strengths = Mapping[str, Sequence[float]]
 class Stack:
     """The LoRAs attached to one module, and the strengths of the batch that runs next.
 
-    ``strengths`` has for each file, in the order of the stack, one tensor ``[rows]`` per block: None where all are 0.
+    ``rows`` has each row's strengths as they were given; ``strengths`` for each file one tensor ``[rows]`` per block,
+    None where all are 0.
     """
 
+    rows: Sequence[Strengths] = ()
     strengths: dict[str, list[torch.Tensor | None]] = field(default_factory=dict)
     updates: dict[str, Update] = field(default_factory=dict)
     attached: dict[str, int] = field(default_factory=dict)
@@ -75,12 +79,34 @@ class Update(torch.nn.Module):
             for digest, blocks in self.stack.strengths.items()
             if (change := self.changes.get(digest)) is not None and (strength := blocks[self.block]) is not None
         ]
-        if self.relative and any(change.relative for change, _ in active[1:]):
-            output = _merged(layer, inputs[0], output, active)
-        else:
-            for change, strength in active:
-                output = change.add(layer, inputs[0], output, strength)
+        plain = output
+        for change, strength in sorted(active, key=lambda pair: not pair[0].relative) if self.relative else active:
+            output = change.add(layer, inputs[0], output, strength)
+        for numbers, weight in self._own_weights(layer) if self.relative else ():
+            output = output.clone() if output is plain else output
+            output[numbers] = with_bias(layer, apply(layer, inputs[0][numbers], weight))
         return self._with_biases(layer, output) if self.shifts else output
+
+    def _own_weights(self, layer: Layer) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Rows with a relative change after another one, and the weight with all their changes in it."""
+        rows: dict[tuple[tuple[str, float], ...], list[int]] = defaultdict(list)
+        for number, row in enumerate(self.stack.rows):
+            rows[self.changed_by(row)].append(number)
+        for changes, numbers in rows.items():
+            if any(self.changes[digest].relative for digest, _ in changes[1:]):
+                yield numbers, self.weight(layer.weight, changes)
+
+    def changed_by(self, row: Strengths) -> tuple[tuple[str, float], ...]:
+        """What changes this layer's weight in a row, in the order of its stack, and how strongly."""
+        found = ((digest, blocks[self.block]) for digest, blocks in row.items() if digest in self.changes)
+        return tuple((digest, strength) for digest, strength in found if strength)
+
+    def weight(self, weight: torch.Tensor, changes: Iterable[tuple[str, float]]) -> torch.Tensor:
+        """The weight with changes in it, one after another, computed in float32 or wider."""
+        changed = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        for digest, strength in changes:
+            changed = self.changes[digest].merged(changed, strength)
+        return changed.to(weight.dtype)
 
     def _with_biases(self, layer: Layer, output: torch.Tensor) -> torch.Tensor:
         for digest, blocks in self.stack.strengths.items():
@@ -88,21 +114,6 @@ class Update(torch.nn.Module):
             if digest in self.biases and strength is not None:
                 output = output + per_row(strength, output) * channels(self.biases[digest], layer)
         return output
-
-
-def _merged(
-    layer: Layer, x: torch.Tensor, output: torch.Tensor, active: Sequence[tuple[Change, torch.Tensor]]
-) -> torch.Tensor:
-    """The output of rows through weights with the changes in them, made once for each distinct set of strengths."""
-    output, weight = output.clone(), layer.weight
-    table = torch.stack([strength for _, strength in active], dim=1)
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    for strengths in set(map(tuple, table.tolist())) - {(0.0,) * len(active)}:
-        rows, changed = (table == table.new_tensor(strengths)).all(dim=1), wide
-        for (change, _), strength in zip(active, strengths, strict=True):
-            changed = change.merged(changed, strength) if strength else changed
-        output[rows] = with_bias(layer, apply(layer, x[rows], changed.to(weight.dtype)))
-    return output
 
 
 def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) -> int:
@@ -170,11 +181,11 @@ def _put(
 def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths]) -> None:
     """Strengths of the next batch: for each row, by digest of an attached LoRA, one for each block; absent means 0.
 
-    The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. All rows name files in the same order.
+    The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. A row's files are in the order of its stack.
     """
     stack, weight = _stack(module), next(module.parameters())
     made: dict[tuple[float, ...], torch.Tensor | None] = {}
-    stack.strengths = {}
+    stack.rows, stack.strengths = rows, {}
     for digest in dict.fromkeys(digest for row in rows for digest in row):
         given = [row.get(digest, ()) for row in rows]
         blocks = list(zip(*(values or (0.0,) * len(BLOCKS) for values in given), strict=False))
