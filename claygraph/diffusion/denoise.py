@@ -14,7 +14,7 @@ from claygraph.diffusion.conditions import forwards, inputs
 from claygraph.diffusion.controlnet import residuals
 from claygraph.diffusion.image_attention import image_prompts
 from claygraph.diffusion.lora import attach, set_strengths
-from claygraph.diffusion.lora_blocks import by_block, summed
+from claygraph.diffusion.lora_merge import arrange, strengths_of
 from claygraph.diffusion.prediction import unet_input, x0
 from claygraph.diffusion.rows import Row, rows_of
 
@@ -30,7 +30,11 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
     unet = memory.get(key, lambda: load_unet(model.checkpoint, memory))
     for file in dict.fromkeys(lora.weights for call in calls for lora in call.model.loras if lora.model):
         attach(unet, "unet", file, memory)
-    return _guided(calls, _halves(unet, rows_of(calls), memory))
+    rows = rows_of(calls)
+    if how := arrange(unet, rows):
+        for call in calls:
+            call.notes["lora"] = how
+    return _guided(calls, _halves(unet, rows, memory))
 
 
 @torch.inference_mode()
@@ -48,7 +52,7 @@ def _forward(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     given = inputs(rows, unet_input(x, sigma, checkpoint), memory)
 
     def use_loras(rows: Sequence[Row]) -> None:
-        set_strengths(unet, [summed((lora.weights.digest, by_block(lora)) for lora in row.model.loras) for row in rows])
+        set_strengths(unet, [strengths_of(row.model.loras) for row in rows])
 
     extra = residuals(unet, rows, given, memory, use_loras)
     use_loras(rows)

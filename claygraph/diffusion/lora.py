@@ -11,6 +11,7 @@ stack. All of this is exact.
 from __future__ import annotations
 
 import logging
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 STACK = "lora_stack"
-Strengths = Mapping[str, Sequence[float]]
+Strengths = Mapping[str, tuple[float, ...]]
+Merged = tuple[tuple[str, tuple[float, ...]], ...]
 
 
 @dataclass
@@ -43,21 +45,33 @@ class Stack:
     """The LoRAs attached to one module, and the strengths of the batch that runs next.
 
     ``rows`` has each row's strengths as they were given; ``strengths`` for each file one tensor ``[rows]`` per block,
-    None where all are 0.
+    None where all are 0. ``merged`` are the strengths that are in the weights instead, which saves ``saved``
+    multiply-adds a row; ``owed`` are those that merging took and that were not saved yet.
     """
 
     rows: Sequence[Strengths] = ()
     strengths: dict[str, list[torch.Tensor | None]] = field(default_factory=dict)
     updates: dict[str, Update] = field(default_factory=dict)
     attached: dict[str, int] = field(default_factory=dict)
+    merged: Merged = ()
+    saved: float = 0.0
+    owed: float = 0.0
 
 
 class Update(torch.nn.Module):
-    """The changes of one layer, added to its output by a forward hook; ``detach`` takes them off again."""
+    """The changes of one layer, added to its output by a forward hook, or merged into its weight for a while.
+
+    ``detach`` takes them off again. ``loaded`` is the layer's own weight while another is in its place.
+    """
+
+    layer: Layer
+    loaded: torch.nn.Parameter | None
 
     def __init__(self, layer: Layer, stack: Stack, block: int) -> None:
         super().__init__()
+        self.__dict__["layer"] = layer  # no submodule: this is one of it
         self.stack, self.block = stack, block
+        self.register_parameter("loaded", None)
         self.kept, self.biases = torch.nn.ModuleDict(), torch.nn.ParameterDict()
         self.changes: dict[str, Change] = {}  # as kept, but quick to look up
         self.relative = self.shifts = False
@@ -74,6 +88,8 @@ class Update(torch.nn.Module):
 
     def add(self, layer: Layer, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         """The layer's output with each file's part in it, rows by their strengths."""
+        if self.stack.merged:
+            return self._with_biases(layer, output) if self.shifts else output
         active = [
             (change, strength)
             for digest, blocks in self.stack.strengths.items()
@@ -108,6 +124,19 @@ class Update(torch.nn.Module):
             changed = self.changes[digest].merged(changed, strength)
         return changed.to(weight.dtype)
 
+    @torch.no_grad()
+    def merge(self, strengths: Strengths) -> None:
+        """Put the changes of a row of these strengths into the layer's weight. Biases stay beside."""
+        if changes := self.changed_by(strengths):
+            merged = self.weight(self.layer.weight, changes)
+            self.loaded = cast(torch.nn.Parameter, self.layer.weight)
+            self.layer.weight = torch.nn.Parameter(merged, requires_grad=False)
+
+    def restore(self) -> None:
+        """Put the weight back that the layer had before: the very same numbers."""
+        if self.loaded is not None:
+            self.layer.weight, self.loaded = self.loaded, None
+
     def _with_biases(self, layer: Layer, output: torch.Tensor) -> torch.Tensor:
         for digest, blocks in self.stack.strengths.items():
             strength = blocks[self.block]
@@ -121,7 +150,7 @@ def attach(module: torch.nn.Module, part: str, lora: Weights, memory: Memory) ->
 
     ``part`` is ``unet``, ``text_encoder`` or ``text_encoder_2``. Raises ``WeightsError`` if the file does not fit.
     """
-    stack = _stack(module)
+    stack = stack_of(module)
     if lora.digest not in stack.attached:
         path = files.locate(lora.path)
         shapes = {name: tuple(layer.weight.shape) for name, layer in module.named_modules() if _can_change(layer)}
@@ -181,9 +210,11 @@ def _put(
 def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths]) -> None:
     """Strengths of the next batch: for each row, by digest of an attached LoRA, one for each block; absent means 0.
 
-    The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. A row's files are in the order of its stack.
+    The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. A row's files are in its stack's order.
     """
-    stack, weight = _stack(module), next(module.parameters())
+    stack, weight = stack_of(module), next(module.parameters())
+    if len(rows) == len(stack.rows) and all(map(operator.is_, rows, stack.rows)):
+        return
     made: dict[tuple[float, ...], torch.Tensor | None] = {}
     stack.rows, stack.strengths = rows, {}
     for digest in dict.fromkeys(digest for row in rows for digest in row):
@@ -197,13 +228,15 @@ def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths]) -> None:
 
 def detach(module: torch.nn.Module) -> None:
     """Take every LoRA off a module again."""
-    for name, update in _stack(module).updates.items():
+    for name, update in stack_of(module).updates.items():
+        update.restore()
         update.detach()
         del module.get_submodule(name).lora
     setattr(module, STACK, Stack())
 
 
-def _stack(module: torch.nn.Module) -> Stack:
+def stack_of(module: torch.nn.Module) -> Stack:
+    """The LoRAs on a module."""
     if not hasattr(module, STACK):
         setattr(module, STACK, Stack())
     return cast(Stack, getattr(module, STACK))
