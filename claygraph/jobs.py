@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from claygraph.variants import Config
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """A configuration to carry out: ``overrides`` after ``flags`` make this one alone, also where it is one of many."""
 
-    config: DictConfig
+    config: Config
     overrides: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
