@@ -119,7 +119,7 @@ def read(text: str) -> Read:
 
 @lru_cache(maxsize=65536)
 def _parsed(text: str) -> Read:
-    override = parser().parse_override(text)
+    [override] = parser().parse_overrides([text])
     key, value = override.key_or_group, override.value()
     plain = override.package is None and not override.is_sweep_override() and is_plain(value) and "[" not in key
     structural = not plain or bool(re.match("[+~]|hydra[./]", text))
@@ -128,7 +128,7 @@ def _parsed(text: str) -> Read:
 
 def is_sweep(text: str) -> bool:
     """Whether an override has several values, one for each job."""
-    return not NUMBER.fullmatch(text) and parser().parse_override(text).is_sweep_override()
+    return not NUMBER.fullmatch(text) and parser().parse_overrides([text])[0].is_sweep_override()
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields
 from importlib import import_module
@@ -23,10 +24,8 @@ def make_stage(name: str, settings: Mapping[str, Any]) -> Stage:
     target = str(settings["_target_"])
     own = {str(key): value for key, value in settings.items() if key != "inputs"}
     if target in _makers and _is_plain(own, "_target_"):
-        try:
+        with suppress(Exception):  # Hydra is to say why
             return _makers[target](**{key: deepcopy(value) for key, value in own.items() if key != "_target_"})
-        except Exception:  # noqa: S110 - Hydra is to say why
-            pass
     return _by_hydra(name, target, own)
 
 

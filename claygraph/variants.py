@@ -1,7 +1,7 @@
 """A composed config and its variants: what differs between the jobs of a sweep is kept, the rest is shared.
 
 OmegaConf takes milliseconds to copy and resolve a config, and a sweep has thousands that differ in a few values. So one
-config is taken apart once, into its top-level *sections*; a variant sets values in it, and only the sections which these
+config is taken apart once, into its top-level *sections*; a variant sets values in it, and only the sections that these
 reach, directly or through ``${...}``, are resolved anew. What comes out equals OmegaConf's own resolution.
 """
 
@@ -23,6 +23,7 @@ Changes: TypeAlias = Mapping[Path, Any]
 LINK = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
 CONSTANT = re.compile(r"\$\{now:[^${}]*\}")  # the same in all jobs of a run
 MISSING = "???"
+NOT_SETTINGS = ("hydra", "ablation", "skip", "zip")  # they say how to compose and sweep, and are in no job
 
 
 Config: TypeAlias = "DictConfig | Variant"
@@ -48,8 +49,8 @@ class Base:
 
         self.config = config
         self.touched: frozenset[Path] = frozenset()
-        raw = OmegaConf.to_container(config, resolve=False)
-        self.raw: dict[str, Any] = {str(key): value for key, value in raw.items() if key != "hydra"}  # type: ignore[union-attr]
+        raw: Any = OmegaConf.to_container(config, resolve=False)
+        self.raw = {str(key): value for key, value in raw.items() if key not in NOT_SETTINGS}
         self.known: dict[tuple[str, str], Section] = {}
         self.links = {name: self._closure(name) for name in self.raw}
         self._open: set[str] = set()
@@ -66,12 +67,12 @@ class Base:
         return self._settable[path] and is_plain(value)
 
     def _holds_a_plain_value(self, path: Path) -> bool:
-        from omegaconf import AnyNode, DictConfig, ListConfig
+        from omegaconf import AnyNode, ListConfig
 
         node: Any = self.config
         for key in path[:-1]:
-            node = node._get_node(key) if _is_open(node) else None
-        return _is_open(node) and type(node._get_node(path[-1])) in (AnyNode, ListConfig)
+            node = node._get_node(key, validate_access=False) if _is_open(node) else None
+        return _is_open(node) and type(node._get_node(path[-1], validate_access=False)) in (AnyNode, ListConfig)
 
     @cached_property
     def groups(self) -> dict[str, str]:
