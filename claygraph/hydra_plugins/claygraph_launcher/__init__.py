@@ -86,8 +86,8 @@ class FusedSweeper(Sweeper):
         from claygraph.sweeps import sweep_of
 
         composer = getattr(self.runs, "composer", None) or _composer(self.loader, self.composed)
-        own = {key: self.composed[key] for key in SETTINGS if key in self.composed}
-        settings: dict[str, Any] = {key: OmegaConf.to_container(value) for key, value in own.items()}
+        own = OmegaConf.masked_copy(self.composed, [key for key in SETTINGS if key in self.composed])
+        settings: Any = OmegaConf.to_container(own)
         overrides = OverridesParser.create(config_loader=self.loader).parse_overrides(given)
         told = [each for each in overrides if not _only_tells_what_to_sweep(str(each.input_line), composer)]
         return cells_of(sweep_of(told, settings), settings.get("ablation", {}), composer.variant, self._choices)
