@@ -22,6 +22,10 @@ class Admission:
         """Whether a graph that the node belongs to has been let in."""
         return node in self.members
 
+    def admit(self, node: Node) -> None:
+        """Let a node in by itself."""
+        self.members[node]
+
     def more(self) -> list[Node]:
         """Nodes of the graphs that may begin now, in order."""
         let_in: dict[Node, None] = {}

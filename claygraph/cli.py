@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from claygraph.composing import Command, compose_and_run
 from claygraph.errors import ClaygraphError, RequestError, nearest
 from claygraph.help import SUBCOMMANDS, help_text
+
+DIRECT = {  # sub-commands that take words instead of a config: where their function is
+    "stages": "claygraph.listing",
+    "store": "claygraph.housekeeping",
+    "status": "claygraph.status",
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -18,12 +25,10 @@ def main(argv: Sequence[str]) -> int:
         print(help_text())
         return 0
     try:
-        command = _command(arguments)
-        if command is None:
-            from claygraph.listing import stages
-
-            return stages(arguments)
-        return compose_and_run(command, arguments)
+        name = _subcommand(arguments)
+        if name in DIRECT:
+            return int(getattr(import_module(DIRECT[name]), name)(arguments))
+        return compose_and_run(_command(name), arguments)
     except BrokenPipeError:  # whoever read our lines has seen enough; the interpreter's own flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -35,17 +40,22 @@ def main(argv: Sequence[str]) -> int:
         return _explain(error, arguments)
 
 
-def _command(arguments: list[str]) -> Command | None:
-    """Take the sub-command off the front of the arguments, ``run`` where there is none; ``stages`` needs no config."""
-    from claygraph import commands
-
+def _subcommand(arguments: list[str]) -> str:
+    """Take the sub-command off the front of the arguments, ``run`` where there is none."""
     name = "run"
     if arguments and arguments[0][:1] not in "-+~" and "=" not in arguments[0]:
         name = arguments.pop(0)
     if name not in SUBCOMMANDS:
         close = nearest(name, SUBCOMMANDS)
         raise RequestError(f"'{name}' is neither a sub-command nor an override (KEY=VALUE){close}")
-    return getattr(commands, name, None)
+    return name
+
+
+def _command(name: str) -> Command:
+    from claygraph import commands
+
+    command: Command = getattr(commands, name)
+    return command
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from claygraph.jobs import Job
 from claygraph.sweeps import root
 from claygraph.variants import NOT_SETTINGS
 
+CHEAP_METRICS = "metric=[ssim,edge_f1,sharpness,clay]"
 Command = Callable[[Sequence[Job]], int]
 MULTIRUN = ("-m", "--multirun")
 
@@ -24,6 +25,7 @@ def compose_and_run(command: Command, arguments: Sequence[str]) -> int:
     Raises:
         RequestError, HydraException: the request cannot be met as it is written.
     """
+    arguments = with_metrics(arguments)
     task = _Task(command, _flags(arguments))
     if set(arguments).isdisjoint(MULTIRUN):
         _check_one_job(arguments)
@@ -43,9 +45,9 @@ class _Task:
         self.command, self.flags = command, flags
         self.codes: list[int] = []
 
-    def __call__(self, composed: Sequence[tuple[Any, Sequence[str]]]) -> list[Any]:
-        """Run the command on configs with their overrides; what each job's result is, or why it has none."""
-        jobs = [Job(config, tuple(overrides), self.flags) for config, overrides in composed]
+    def __call__(self, composed: Sequence[tuple[Any, Sequence[str], int | None]]) -> list[Any]:
+        """Run the command on configs with their overrides and places in a sweep; what each job returns."""
+        jobs = [Job(config, tuple(overrides), self.flags, index) for config, overrides, index in composed]
         self.codes.append(self.command(jobs))
         return [self.codes[-1] for _ in jobs]
 
@@ -62,7 +64,7 @@ def _plain(task: _Task, overrides: list[str]) -> None:
 
     with initialize_config_module("claygraph.conf", version_base="1.3"):
         config = compose("config", overrides)
-    task([(config, overrides)])
+    task([(config, overrides, None)])
 
 
 def _sweep(task: _Task, overrides: list[str]) -> None:
@@ -86,7 +88,7 @@ def _as_application(task: _Task, arguments: Sequence[str]) -> None:
     @hydra.main(version_base="1.3", config_path="pkg://claygraph.conf", config_name="config")
     def application(composed: Any) -> Any:
         if isinstance(composed, DictConfig):
-            composed = [(composed, HydraConfig.get().overrides.task)]
+            composed = [(composed, HydraConfig.get().overrides.task, None)]
         try:
             return task(composed)
         except Exception as error:  # told by the caller: Hydra would print it in its own way
@@ -97,6 +99,13 @@ def _as_application(task: _Task, arguments: Sequence[str]) -> None:
         application()
     if failures:
         raise failures[0]
+
+
+def with_metrics(arguments: Sequence[str]) -> list[str]:
+    """The arguments, and for a sweep that chooses no metrics the ones that cost next to nothing."""
+    sweep = not set(arguments).isdisjoint(MULTIRUN)
+    chosen = any(argument.lstrip("+~").partition("=")[0] == "metric" for argument in arguments)
+    return [*arguments, *([CHEAP_METRICS] if sweep and not chosen else [])]
 
 
 def _flags(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from claygraph import record as records
 from claygraph.errors import ClaygraphError, RequestError
 from claygraph.files import folder_digests, write_new
 from claygraph.graph import Node
 from claygraph.jobs import Job
+from claygraph.kept import Kept
 from claygraph.plan import Planned, plan_all, versions
-from claygraph.values import Saved
+from claygraph.store import open_store
+from claygraph.values import Saved, Score
 
 if TYPE_CHECKING:
     from claygraph.memory import Memory
@@ -31,6 +35,7 @@ class Result:
     paths: tuple[str, ...] = ()
     error: Exception | None = None
     stage: str = ""
+    scores: Mapping[str, Score] = field(default_factory=dict)
 
 
 def execute(jobs: Sequence[Job]) -> list[Result]:
@@ -41,36 +46,45 @@ def execute(jobs: Sequence[Job]) -> list[Result]:
     """
     begun = datetime.now(UTC)
     planned = plan_all(jobs)
+    if jobs[0].index is not None:
+        records.write_planned(folder_of(jobs), planned, begun.isoformat(timespec="seconds"))
+    first = jobs[0].config
+    store = open_store(first.get("store"), first.get("store_size", "10GB"))
     from claygraph.memory import Memory  # after planning: a wrong request need not wait for torch
     from claygraph.progress import progress
     from claygraph.scheduler import Scheduler
 
-    first = jobs[0].config
     memory = Memory(str(first.device), str(first.dtype), int(first.batch))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()
-        scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell)
+        scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell, kept=Kept(store, graphs))
         outcomes = iter(scheduler.run())
         seconds = perf_counter() - start
     results = [_result(each, next(outcomes) if each.graph is not None else None) for each in planned]
     record = {"started": begun.isoformat(timespec="seconds"), "seconds": round(seconds, 3)}
     record |= describe_run(results, scheduler.records, memory)
-    write_new(_folder(jobs), "run", ".json", json.dumps(record, indent=1).encode())
+    write_new(folder_of(jobs), "run", ".json", json.dumps(record, indent=1).encode())
+    if jobs[0].index is not None:
+        ended = [
+            records.Ended(each.paths, each.scores, each.stage, say(each) if each.error else "") for each in results
+        ]
+        records.write_ended(folder_of(jobs), planned, ended, str(record["started"]), counts(scheduler.records))
     return results
 
 
-def _folder(jobs: Sequence[Job]) -> Path:
-    """Where run.json goes: the folder of the pictures, or the one above where each job has its own."""
-    folders = [Path(str(job.config.out)) for job in jobs]
-    return folders[0] if len(folders) == 1 else folders[0].parent
+def folder_of(jobs: Sequence[Job]) -> Path:
+    """Where run.json goes: the folder of the pictures, or the one above where each job of a sweep has its own."""
+    folder = Path(str(jobs[0].config.out))
+    return folder if jobs[0].index is None else folder.parent
 
 
 def _result(planned: Planned, outcome: Outcome | None) -> Result:
     if outcome is None:
         return Result(planned.image, error=planned.error)
     paths = tuple(value.path for value in outcome.values.values() if isinstance(value, Saved))
-    return Result(planned.image, paths, outcome.error, outcome.stage)
+    scores = {name: value for name, value in outcome.values.items() if isinstance(value, Score)}
+    return Result(planned.image, paths, outcome.error, outcome.stage, scores)
 
 
 def describe_run(results: Sequence[Result], records: Mapping[Node, Record], memory: Memory) -> dict[str, Any]:
@@ -82,14 +96,22 @@ def describe_run(results: Sequence[Result], records: Mapping[Node, Record], memo
         "dtype": str(memory.dtype).removeprefix("torch."),
         "versions": versions(),
         "pictures": [_picture(result) for result in results],
+        "counts": counts(records),
         "nodes": [_node(node, record) for node, record in records.items()],
         "files": {name: found for path, sha in files.items() for name, found in _each(path, sha)},
     }
 
 
+def counts(records: Mapping[Node, Record]) -> dict[str, int]:
+    """How many nodes there were, and how many were run, cached or skipped."""
+    states = Counter(record.state for record in records.values())
+    return {"distinct": len(records)} | {state: states[state] for state in ("run", "cached", "skipped")}
+
+
 def _picture(result: Result) -> dict[str, Any]:
     if result.error is None:
-        return {"image": result.image, "saved": list(result.paths)}
+        metrics = {name: score.value for name, (_, score) in records.named(result.scores).items()}
+        return {"image": result.image, "saved": list(result.paths)} | ({"metrics": metrics} if metrics else {})
     return {"image": result.image, "stage": result.stage, "error": str(result.error)}
 
 
@@ -99,6 +121,7 @@ def _node(node: Node, record: Record) -> dict[str, Any]:
         "name": node.name,
         "stage": f"{type(node.stage).__module__}.{type(node.stage).__qualname__}",
         "key": node.key,
+        "state": record.state,
         "seconds": round(record.seconds, 4),
         "batch_size": max(sizes, default=1),
         "batches": {call: dict(sorted(counts.items())) for call, counts in record.batches.items()},

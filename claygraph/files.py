@@ -98,26 +98,41 @@ def header(setting: str, path: Path) -> dict[str, dict[str, object]]:
 def write_new(folder: Path, name: str, suffix: str, content: bytes) -> Path:
     """Write a file that was not there before: ``name.ext``, or ``name-2.ext`` and so on where that is taken.
 
-    The content is complete on disk before the name appears, and no existing file is ever replaced. Safe between
-    threads and processes. Raises ``OSError`` where the folder cannot be made or the file cannot be written.
+    Where a name is taken by a file with this very content, that is the file: a run that was killed after writing it
+    finds it when it is run again. The content is complete on disk before the name appears, and no existing file is ever
+    replaced. Safe between threads and processes. Raises ``OSError`` where the folder cannot be made or the file cannot
+    be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{uuid4().hex}.part"
+    tag = hashlib.sha256(name.encode(errors="replace") + b"\0" + content).hexdigest()[:16]
+    part = folder / f".{tag}.{uuid4().hex}.part"
     try:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         paths = (folder / (f"{name}-{number}{suffix}" if number > 1 else f"{name}{suffix}") for number in count(1))
-        return next(path for path in paths if _claim(part, path))
+        return next(path for path in paths if _holds(path, content) or _claim(part, path) or _holds(path, content))
     finally:
-        part.unlink(missing_ok=True)
+        for left in folder.glob(f".{tag}.*.part"):  # ours, and what a run killed at this point has left
+            left.unlink(missing_ok=True)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a plain file has exactly this content."""
+    try:
+        same = not path.is_symlink() and path.stat().st_size == len(content)
+        return same and path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def _claim(part: Path, path: Path) -> bool:
     """Give a finished file its name unless that is taken; atomic, also between processes."""
     try:
         path.hardlink_to(part)
+    except FileNotFoundError:  # whoever wrote the same has finished, and removed ours with its own
+        return False
     except OSError:  # the name is taken, or the file system has no hard links: reserve the name, then move onto it
         try:
             path.open("xb").close()
@@ -125,3 +140,20 @@ def _claim(part: Path, path: Path) -> bool:
             return False
         part.replace(path)
     return True
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """Write a file whole, in the place of one that was there: whoever reads it meets the old content or the new.
+
+    Raises ``OSError`` where the folder cannot be made or the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

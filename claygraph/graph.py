@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
 
 from claygraph.errors import GraphError, nearest
-from claygraph.files import digest
+from claygraph.files import digest, locate
+from claygraph.sources import code_of
 from claygraph.stage import Port, Stage, makes, ports
+from claygraph.values import Recipe
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -43,11 +46,11 @@ class Known:
         self._by_key: dict[tuple[str, str], Node] = {}
         self._kept: list[Any] = []  # what the keys of _nodes name by id
 
-    def node(self, name: str, stage: Stage, inputs: Mapping[str, Any]) -> Node:
+    def node(self, name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
         """The node of a stage with these inputs: one object for the same work under the same name."""
-        key = name, id(stage), *((port, id(value)) for port, value in inputs.items())
+        key = name, context, id(stage), *((port, id(value)) for port, value in inputs.items())
         if key not in self._nodes:
-            made = _node(name, stage, inputs)
+            made = _node(name, stage, inputs, context)
             self._nodes[key] = self._by_key.setdefault((name, made.key), made)
             self._kept.append((stage, inputs))
         return self._nodes[key]
@@ -58,19 +61,21 @@ def build(
     given: Mapping[str, Any] | None = None,
     wires: Wires | None = None,
     same_as: Mapping[str, str] | None = None,
+    context: str = "",
     known: Known | None = None,
 ) -> Graph:
     """A graph of content-keyed nodes; ``graph.graph["nodes"]`` holds them by name.
 
     Each port is wired to the stage of its name, or to the one ``wires[stage][port]`` names; ``given`` are values
-    ready beforehand. ``same_as`` makes a name stand for another stage. A port with a default may stay open.
-    Graphs built with one ``known`` have one ``Node`` object for equal work.
+    ready beforehand. ``same_as`` makes a name stand for another stage. A port with a default may stay open. ``context``
+    is what else decides every result, such as the versions of packages; it is part of every key. Graphs
+    built with one ``known`` have one ``Node`` object for equal work.
 
     Raises:
         GraphError: with every unknown or missing stage, wrong type, misnamed port and cycle, all at once.
         WeightsError, PictureError: a file that a stage reads cannot be read.
     """
-    plan, known = _Plan(stages, given or {}, wires or {}, same_as or {}), known or Known()
+    plan, known = _Plan(stages, given or {}, wires or {}, same_as or {}, context), known or Known()
     shape = plan.shape()
     if shape not in known.orders:
         known.orders[shape] = plan.checked()
@@ -83,6 +88,7 @@ class _Plan:
     given: Mapping[str, Any]
     wires: Wires
     same_as: Mapping[str, str]
+    context: str
 
     def shape(self) -> Hashable:
         """All that the checks look at."""
@@ -160,19 +166,62 @@ class _Plan:
                 source = self.source(name, port)
                 if source in nodes or source in self.given:
                     inputs[port] = nodes[source] if source in nodes else self.given[source]
-            node = nodes[name] = known.node(name, self.stages[name], inputs)
+            node = nodes[name] = known.node(name, self.stages[name], _with_files(inputs), self.context)
             graph.add_node(node)
             graph.add_edges_from((parent, node) for parent in inputs.values() if isinstance(parent, Node))
         return graph
 
 
-def _node(name: str, stage: Stage, inputs: Mapping[str, Any]) -> Node:
+def _with_files(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a node, a recipe among them completed with the digests of the files behind the others."""
+    recipes = {port: value for port, value in inputs.items() if isinstance(value, Recipe)}
+    if recipes:
+        files = tuple(sorted(_files_behind(inputs.values()).items()))
+        inputs |= {port: replace(recipe, files=files) for port, recipe in recipes.items()}
+    return inputs
+
+
+def _files_behind(values: Iterable[Any]) -> dict[str, str]:
+    """Paths and digests of all files that these nodes and those before them read."""
+    waiting = [value for value in values if isinstance(value, Node)]
+    seen: dict[Node, None] = {}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen[node] = None
+            waiting += [value for value in node.inputs.values() if isinstance(value, Node)]
+    return {path: found for node in seen for path, found in node.files.items()}
+
+
+def _node(name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
+    """A stage with its key: class, code, settings, inputs, and the content of its files wherever they lie."""
     files = {path: digest(path) for path in stage.files()}
     kind = type(stage)
     settings = [(item.name, getattr(stage, item.name)) for item in fields(stage) if item.compare]
     fed = sorted((port, value.key if isinstance(value, Node) else repr(value)) for port, value in inputs.items())
-    work = f"{kind.__module__}.{kind.__qualname__} {kind.version} {settings!r} {sorted(files.values())!r} {fed!r}"
+    code = f"{kind.__module__}.{kind.__qualname__} {kind.version} {code_of(kind)} {context}"
+    work = f"{code} {_by_content(settings, files)!r} {[*files.values()]!r} {fed!r}"
     return Node(sha256(work.encode()).hexdigest()[:20], name, stage, inputs, files)
+
+
+def _by_content(setting: Any, files: Mapping[str, str]) -> Any:
+    """A setting as it counts: for the path of a file that the stage reads, the file's digest.
+
+    For a folder above such files, their names in it with their digests.
+    """
+    if isinstance(setting, str) and setting and files:
+        path = locate(setting)
+        below = [(Path(file).relative_to(path).as_posix(), sha) for file, sha in files.items() if _in(path, file)]
+        return files.get(str(path)) or below or setting
+    if isinstance(setting, list | tuple):
+        return [_by_content(each, files) for each in setting]
+    if isinstance(setting, Mapping):
+        return [(key, _by_content(value, files)) for key, value in setting.items()]
+    return setting
+
+
+def _in(folder: Path, file: str) -> bool:
+    return Path(file).is_relative_to(folder)
 
 
 def _type_fault(name: str, port: str, wanted: Any, made: Any, maker: str) -> Iterator[str]:

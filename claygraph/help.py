@@ -11,6 +11,8 @@ SUBCOMMANDS = {
     "plan": "show what would run and which files are read; loads no weights",
     "graph": "print the wiring as a Mermaid diagram",
     "stages": "print every stage there is; stages NAME prints one in full",
+    "status": "status DIR tells how far the run or sweep in a folder got",
+    "store": "store [ls|gc|gc all|verify]: what is kept of earlier runs; make room; check all of it",
     "help": "print this",
 }
 
@@ -26,6 +28,7 @@ KNOBS = {
     "controlnet.strength": "how strictly edges are kept",
     "prompt.text": "words after the tags; (word:1.2) weighs one",
     "device": "auto, cpu, cuda, mps",
+    "store": "the folder that results are kept in; null keeps none",
     "batch": "the most calls that share one forward pass",
 }
 

@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A configuration to carry out: ``overrides`` after ``flags`` make this one alone, also where it is one of many."""
+    """A configuration to carry out: ``overrides`` after ``flags`` make this one alone, also where it is one of many.
+
+    ``index`` is its place in a sweep, None where it is no part of one.
+    """
 
     config: Config
     overrides: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    index: int | None = None
 
     @property
     def command(self) -> str:

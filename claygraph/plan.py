@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from claygraph.stage import Stage
 from claygraph.values import Recipe
 from claygraph.variants import Config, Section, Variant, variant_of
 
+KEEPING = ("store", "store_size")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "opencv-python-headless", "numpy")
 
@@ -89,8 +91,9 @@ class Planner:
         stages = {name: each for name, each in made.items() if isinstance(each, Stage)}
         wires = {name: nodes[name].value.get("inputs") or {} for name in stages}
         same_as = {name: str(each.value["same_as"]) for name, each in nodes.items() if "same_as" in each.value}
-        recipe = Recipe(variant.json(), self._versions)
-        return build(stages, {"recipe": recipe}, wires, same_as, self._known)
+        recipe = Recipe(variant.json(but=KEEPING), self._versions)  # where results are kept is nothing of the picture's
+        context = _context(*(str(variant.get(name)) for name in ("device", "dtype", "compile")))
+        return build(stages, {"recipe": recipe}, wires, same_as, context, self._known)
 
     def _stage(self, section: Section) -> Stage | RequestError:
         if section not in self._stages:
@@ -109,6 +112,15 @@ def _distinct(names: Sequence[str]) -> list[str]:
         seen[name] += 1
         distinct.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return distinct
+
+
+@cache
+def _context(device: str, dtype: str, compiled: str) -> str:
+    """What decides every result besides stages and files: versions of packages, what is computed on and with."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if device == "auto":  # which is not known without torch, but no GPU comes or goes without one of these
+        device = f"auto {Path('/dev/nvidiactl').exists() and visible not in ('', '-1')}"
+    return f"{versions()} {device.partition(':')[0]} {dtype} {compiled}"
 
 
 @cache

@@ -34,6 +34,8 @@ class Work:
         """Count one event."""
         if event.what in ("finished", "failed", "skipped"):
             self.done += 1
+        elif event.what == "cached":
+            self.total -= 1
         elif event.what == "step":
             before = self._steps.get(event.node)
             self.total += event.steps if before is None else 0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from claygraph.admission import Admission
 from claygraph.batches import run_calls
 from claygraph.graph import Graph, Node
+from claygraph.kept import Kept, ends, part, to_run
 from claygraph.stage import Call
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ Task = Coroutine[Any, Any, Any]
 
 
 class Event(NamedTuple):
-    """What a user may want to see: a node ``started``, ``finished``, ``failed``, was ``skipped`` or made a ``step``."""
+    """What a user may want to see: a node ``started``, ``finished``, ``failed``, or made a ``step``.
+
+    It was ``skipped`` because of a failure before it, or ``cached``: it need not run, for what is kept will do.
+    """
 
     what: str
     node: Node
@@ -46,8 +50,12 @@ class Parked(NamedTuple):
 
 @dataclass
 class Record:
-    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call."""
+    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call.
 
+    ``state`` is ``run``, ``cached`` (its result, or that of all that follow it, was kept), or ``skipped`` for a failure.
+    """
+
+    state: str = "run"
     seconds: float = 0.0
     batches: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
@@ -68,7 +76,8 @@ def _ignore(event: Event) -> None:
 class Scheduler:
     """Runs many graphs as one: equal nodes once, device calls that fit together in one batch.
 
-    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device.
+    ``window`` bounds how many graphs are under way at once, ``threads`` the host work beside the device. What ``kept``
+    has is not run, nor is what only that would need.
     """
 
     def __init__(
@@ -79,29 +88,35 @@ class Scheduler:
         threads: int = 2,
         window: int = 32,
         tell: Callable[[Event], None] = _ignore,
+        kept: Kept | None = None,
     ) -> None:
         import networkx as nx
 
         self.graphs, self.memory, self.tell = graphs, memory, tell
         self.graph: Graph = nx.compose_all(graphs) if graphs else nx.DiGraph()
         self.height = _heights(self.graph)
-        self.missing = dict(self.graph.in_degree())
-        self.uses = dict(self.graph.out_degree())
+        self.kept = kept or Kept()
         self.begun: set[Node] = set()
         self.values: dict[Node, Any] = {}
+        self.ends = {node for graph in graphs for node in ends(graph)}
+        self.todo = to_run(graphs, self._has)  # and not done yet
+        self.missing = {node: sum(parent in self.todo for parent in self.graph.predecessors(node)) for node in self.graph}
+        self.uses = {node: sum(child in self.todo for child in self.graph.successors(node)) for node in self.graph}
         self.records: dict[Node, Record] = defaultdict(Record)
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
         self.futures: dict[Future[tuple[Any, float]], Node] = {}
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="claygraph")
-        self._admission = Admission(graphs, window)
+        self._admission = Admission([part(graph, self.todo) for graph in graphs], window)
 
     def run(self) -> list[Outcome]:
         """How each graph ended, in order. A failure ends the graphs that need its value; the others go on."""
         try:
+            self._tell_cached()
             self._start_all(self._admission.more())
             while self.parked or self.futures:
                 self._collect()
                 if self.parked:
+                    self.kept.settle()
                     self._run_batch(max(self.parked, key=self._urgency))
         finally:
             self._close()
@@ -112,9 +127,53 @@ class Scheduler:
 
     def _start_all(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
-            if self.missing[node] == 0 and node not in self.begun:
+            if self._ready(node):
                 self.begun.add(node)
                 self._start(node)
+
+    def _ready(self, node: Node) -> bool:
+        """Whether a node can begin now; what it takes from earlier runs is loaded for it."""
+        if self.missing[node] or node in self.begun:
+            return False
+        for parent in self.graph.predecessors(node):
+            self._need(parent)
+        return not self.missing[node] and node not in self.begun  # where one of them ran at once, it may have begun
+
+    def _need(self, node: Node) -> None:
+        """Have a value: there already, to come, loaded, or where that fails made after all."""
+        if node not in self.values and node not in self.todo and not self._load(node):
+            self._revive(node)
+
+    def _has(self, node: Node) -> bool:
+        """Whether a node need not run; the values at the ends of graphs are loaded, for they are asked for."""
+        return self._load(node) if node in self.ends else self.kept.has(node)
+
+    def _load(self, node: Node) -> bool:
+        try:
+            self.values[node] = self.kept.load(node)
+        except KeyError:
+            return False
+        return True
+
+    def _revive(self, node: Node) -> None:
+        """Run a node whose result was to come from an earlier run, and of what it needs what is not there."""
+        self.todo.add(node)
+        self.begun.discard(node)
+        self._admission.admit(node)
+        parents = list(self.graph.predecessors(node))
+        self.missing[node] = sum(parent in self.todo for parent in parents)
+        for child in self.graph.successors(node):
+            self.missing[child] += child in self.todo
+        for parent in parents:
+            self.uses[parent] += 1
+            self._need(parent)
+        self._start_all([node])
+
+    def _tell_cached(self) -> None:
+        for node in self.graph:
+            if node not in self.todo:
+                self.records[node].state = "cached"
+                self.tell(Event("cached", node))
 
     def _start(self, node: Node) -> None:
         inputs = {port: self.values[v] if isinstance(v, Node) else v for port, v in node.inputs.items()}
@@ -122,6 +181,7 @@ class Scheduler:
         if failed is not None:
             self._finish(node, failed, "skipped")
             return
+        self.records[node].state = "run"
         self.tell(Event("started", node))
         if iscoroutinefunction(node.stage.run):
             self._step(node, node.stage.run(**inputs), None)
@@ -171,8 +231,13 @@ class Scheduler:
 
     def _finish(self, node: Node, value: Any, how: str = "finished") -> None:
         self.values[node] = value
+        self.todo.discard(node)
+        if not isinstance(value, Exception):
+            self.kept.save(node, value)
+        if how == "skipped":
+            self.records[node].state = how
         self.tell(Event("failed" if how == "finished" and isinstance(value, Exception) else how, node))
-        children = list(self.graph.successors(node))
+        children = [child for child in self.graph.successors(node) if child in self.todo]
         for child in children:
             self.missing[child] -= 1
         self._release(node)
@@ -183,8 +248,8 @@ class Scheduler:
         """Drop the values whose last user has just ended; failures stay, to be reported."""
         for parent in self.graph.predecessors(node):
             self.uses[parent] -= 1
-            if not self.uses[parent] and not isinstance(self.values[parent], Exception):
-                self.values[parent] = None
+            if not self.uses[parent] and parent not in self.ends and not isinstance(self.values[parent], Exception):
+                del self.values[parent]
 
     def _outcome(self, graph: Graph) -> Outcome:
         nodes = graph.graph["nodes"].items()
@@ -198,6 +263,7 @@ class Scheduler:
             for parked in waiting:
                 parked.task.close()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.kept.close()
 
 
 def _heights(graph: Graph) -> dict[Node, int]:

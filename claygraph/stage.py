@@ -31,7 +31,10 @@ class Stage(ABC):
         """Compute the stage's value from the values of the stages it is wired to."""
 
     def files(self) -> Sequence[str]:
-        """Paths of the files whose content decides the result; their digests are part of the node's key."""
+        """Paths of the files whose content decides the result; their digests are part of the node's key.
+
+        A setting that is such a path, or a folder above, counts by what is in the file and not by where that lies.
+        """
         return ()
 
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:  # noqa: ARG002 - for stages that look

@@ -14,21 +14,26 @@ if TYPE_CHECKING:
 
 
 class _Arrays:
-    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them."""
+    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them.
+
+    They are contiguous, so that a value is laid out alike whether it was just made or comes from the store.
+    """
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
             if hasattr(value, "setflags"):
+                if not value.flags.c_contiguous:
+                    value = value.copy(order="C")
+                    object.__setattr__(self, item.name, value)
                 value.setflags(write=False)
 
 
 @dataclass(frozen=True, eq=False)
 class Image(_Arrays):
-    """A picture: ``pixels`` uint8 RGB ``[H, W, 3]``, and the name its result is saved under."""
+    """A picture: ``pixels`` uint8 RGB ``[H, W, 3]``."""
 
     pixels: Bytes
-    name: str = "picture"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,7 +98,6 @@ class Latent(_Arrays):
     """VAE latents ``samples`` float32 ``[C, h, w]``, not multiplied by the VAE's scaling factor."""
 
     samples: Floats
-    name: str = "picture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,14 +240,31 @@ class Model:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The resolved configuration of a run, saved inside every picture: JSON text and software versions."""
+    """The resolved configuration of a run, saved inside every picture: JSON text and software versions.
+
+    ``files`` are the paths of the weights and inputs behind the picture, with the sha256 of their content.
+    """
 
     config: str
     versions: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture on disk."""
+    """A picture on disk, and the sha256 of the file."""
 
     path: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number about a picture, under a name that is the metric's own: what a metric stage makes.
+
+    ``value`` is finite. Its unit, its range and whether higher is better are the metric's to document, in the first
+    sentence of its docstring, which goes into the report.
+    """
+
+    name: str
+    value: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -182,9 +182,18 @@ class Variant(Mapping[str, Any]):
         reached = self.base.reached(self.changes)
         return {name: self.base.section(name, self.changes if name in reached else {}) for name in self.base.raw}
 
-    def json(self) -> str:
-        """The resolved config as JSON with its keys in order."""
-        return "{" + ", ".join(section.json for _, section in sorted(self.sections().items())) + "}"
+    def json(self, but: Collection[str] = ()) -> str:
+        """The resolved config as JSON with its keys in order, some of the outermost left out."""
+        return "{" + ", ".join(each.json for name, each in sorted(self.sections().items()) if name not in but) + "}"
+
+    def at(self, key: str) -> Any:
+        """The value under a dotted key; raises ``KeyError`` where there is none."""
+        value: Any = self
+        for part in key.split("."):
+            if not isinstance(value, Mapping):
+                raise KeyError(key)
+            value = value[part]
+        return value
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.base.raw:

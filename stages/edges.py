@@ -49,7 +49,7 @@ class Edges(Stage):
         rgb = photo.pixels if shortest == min(photo.size) else resized(photo.pixels, shortest)
         height, width = rgb.shape[:2]
         found = self.detect(padded(rgb, PADDING) if self.resolution else rgb)[:height, :width]
-        return Image(np.repeat(found[:, :, None], 3, axis=2), photo.name)
+        return Image(np.repeat(found[:, :, None], 3, axis=2))
 
 
 @dataclass(frozen=True)

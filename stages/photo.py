@@ -35,8 +35,7 @@ class Photo(Stage):
     """A photo, upright and on white where it is transparent, with sides a multiple of 16 (of 64 from ``size`` 512).
 
     ``fit`` "bucket" scales and crops to the nearest shape of ``BUCKETS`` times size / 1024, so that different photos
-    share batches; "area" keeps the aspect at about size x size pixels; "none" cuts and never scales. ``name`` is what
-    the result is saved under, by default the file's own.
+    share batches; "area" keeps the aspect at about size x size pixels; "none" cuts and never scales.
 
     Raises:
         PictureError: the file cannot be read, with what would help.
@@ -45,7 +44,6 @@ class Photo(Stage):
     path: str
     size: int = 256
     fit: str = "bucket"
-    name: str = ""
 
     def __post_init__(self) -> None:
         check_choice("photo.fit", self.fit, FITS)
@@ -58,7 +56,7 @@ class Photo(Stage):
         import numpy as np
 
         path = find(self.path)
-        return Image(np.array(_fitted(read_rgb(path), self.size, self.fit, path)), self.name or path.stem)
+        return Image(np.array(_fitted(read_rgb(path), self.size, self.fit, path)))
 
 
 def shape_for(width: int, height: int, size: int, fit: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class Posterize(Stage):
 
     def run(self, photo: Image) -> Image:
         step = 256 // self.levels
-        return Image(photo.pixels // step * step, photo.name)
+        return Image(photo.pixels // step * step)
 '''
 
 CONFIG = """

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BOTTOM = {"claygraph", "claygraph.errors"}
-VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures"}
+VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", "claygraph.recipes"}
 STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
 GRAPH = STAGE | {"claygraph.graph"}
@@ -20,6 +20,7 @@ RUN = GRAPH | {
     "claygraph.scheduler",
     "claygraph.plan",
     "claygraph.progress",
+    "claygraph.record",
     "claygraph.execute",
 }
 ALLOWED = {
@@ -27,6 +28,7 @@ ALLOWED = {
     "claygraph/values.py": set(),
     "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
+    "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/memory.py": {"claygraph.errors"},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/graph.py": STAGE,
@@ -36,6 +38,7 @@ ALLOWED = {
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
+    "claygraph/record.py": GRAPH | {"claygraph.jobs", "claygraph.plan"},
     "claygraph/execute.py": RUN,
     "claygraph/commands.py": RUN,
     "claygraph/help.py": set(),

@@ -59,11 +59,6 @@ def test_a_picture_too_small_to_cut_says_so(tmp_path: Path) -> None:
         Photo(str(save(tmp_path / "a.png", noise(10, 20))), fit="none").run()
 
 
-def test_the_result_is_named_after_the_file_or_as_told(tmp_path: Path) -> None:
-    path = str(save(tmp_path / "my.cat.png", noise(4, 4)))
-    assert [Photo(path).run().name, Photo(path, name="clay").run().name] == ["my.cat", "clay"]
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -11,12 +11,13 @@ from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
 from claygraph.errors import PictureError
+from claygraph.recipes import read_recipe
 from claygraph.stages.photo import Photo
-from claygraph.stages.save import Save, file_name, read_recipe
+from claygraph.stages.save import Save, file_name
 from claygraph.values import Image, Recipe
 from tests.pictures import RGB, chunk, hostile, noise, png
 
-RECIPE = Recipe('{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}', (("torch", "2.6"),))
+RECIPE = Recipe('{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}', (("torch", "2.6"),), (("a.png", "0" * 64),))
 
 
 def names(folder: Path) -> list[str]:
@@ -31,29 +32,29 @@ def text_of(path: str | Path) -> dict[str, str]:
 
 def test_pixels_come_back_as_they_were(tmp_path: Path) -> None:
     pixels = noise(32, 48)
-    saved = Save(str(tmp_path)).run(Image(pixels, "cat"))
+    saved = Save(str(tmp_path), "cat").run(Image(pixels))
     assert saved.path == str(tmp_path / "cat.png")
     assert np.array_equal(Photo(saved.path, fit="none").run().pixels, pixels)
 
 
 def test_the_recipe_travels_in_the_picture(tmp_path: Path) -> None:
     saved = Save(str(tmp_path)).run(Image(noise(4, 4)), RECIPE)
-    assert read_recipe(saved.path) == RECIPE.config
+    assert read_recipe(saved.path) == RECIPE
     assert json.loads(text_of(saved.path)["claygraph.versions"]) == {"torch": "2.6"}
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "cat-2.png").write_bytes(b"mine")
-    paths = [Save(str(tmp_path)).run(Image(noise(4, 4, seed), "cat")).path for seed in range(3)]
+    paths = [Save(str(tmp_path), "cat").run(Image(noise(4, 4, seed))).path for seed in range(3)]
     assert [Path(path).name for path in paths] == ["cat.png", "cat-3.png", "cat-4.png"]
     assert (tmp_path / "cat-2.png").read_bytes() == b"mine"
     assert names(tmp_path) == ["cat-2.png", "cat-3.png", "cat-4.png", "cat.png"]
 
 
 def test_many_threads_each_get_a_name(tmp_path: Path) -> None:
-    images = [Image(np.full((4, 4, 3), level, np.uint8), "cat") for level in range(40)]
+    images = [Image(np.full((4, 4, 3), level, np.uint8)) for level in range(40)]
     with ThreadPoolExecutor(8) as pool:
-        paths = [saved.path for saved in pool.map(Save(str(tmp_path)).run, images)]
+        paths = [saved.path for saved in pool.map(Save(str(tmp_path), "cat").run, images)]
     assert [np.asarray(Pillow.open(path))[0, 0, 0] for path in paths] == list(range(40))
     assert set(names(tmp_path)) == {"cat.png"} | {f"cat-{number}.png" for number in range(2, 41)}
 
@@ -63,9 +64,9 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path: Path, monkey
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    images = [Image(np.full((4, 4, 3), level, np.uint8), "cat") for level in range(20)]
+    images = [Image(np.full((4, 4, 3), level, np.uint8)) for level in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        paths = [saved.path for saved in pool.map(Save(str(tmp_path)).run, images)]
+        paths = [saved.path for saved in pool.map(Save(str(tmp_path), "cat").run, images)]
     assert [np.asarray(Pillow.open(path))[0, 0, 0] for path in paths] == list(range(20))
     assert len(names(tmp_path)) == 20
 
@@ -73,13 +74,13 @@ def test_without_hard_links_nothing_is_overwritten_either(tmp_path: Path, monkey
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat.png").symlink_to(tmp_path / "elsewhere.png")
-    assert Path(Save(str(tmp_path / "out")).run(Image(noise(4, 4), "cat")).path).name == "cat-2.png"
+    assert Path(Save(str(tmp_path / "out"), "cat").run(Image(noise(4, 4))).path).name == "cat-2.png"
     assert not (tmp_path / "elsewhere.png").exists()
 
 
 def test_a_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    saved = Path(Save(str(tmp_path)).run(Image(noise(4, 4), "cat")).path)
+    saved = Path(Save(str(tmp_path), "cat").run(Image(noise(4, 4))).path)
     assert saved.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
@@ -112,12 +113,12 @@ def test_names_stay_in_the_folder(name: str, file: str) -> None:
 
 def test_long_names_are_cut_between_characters(tmp_path: Path) -> None:
     assert file_name("粘" * 1000) == "粘" * 50
-    assert Path(Save(str(tmp_path)).run(Image(noise(4, 4), "x" * 9999)).path).name == "x" * 150 + ".png"
+    assert Path(Save(str(tmp_path), "x" * 9999).run(Image(noise(4, 4))).path).name == "x" * 150 + ".png"
 
 
 def test_a_hostile_name_writes_nothing_outside(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    saved = Save(str(folder)).run(Image(noise(4, 4), "../../escaped"))
+    saved = Save(str(folder), "../../escaped").run(Image(noise(4, 4)))
     assert Path(saved.path).parent == folder
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["b"]
@@ -127,7 +128,7 @@ def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", "a\0b", "/proc/claygraph"):
         with pytest.raises(PictureError, match=r"^save.folder=.* cannot take 'cat.png': .*; make room there or give"):
-            Save(str(folder)).run(Image(noise(4, 4), "cat"))
+            Save(str(folder), "cat").run(Image(noise(4, 4)))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -140,7 +141,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(PictureError, match="No space left on device"):
-        Save(str(tmp_path)).run(Image(noise(64, 64), "cat"))
+        Save(str(tmp_path), "cat").run(Image(noise(64, 64)))
     assert names(tmp_path) == []
 
 
@@ -172,7 +173,7 @@ def test_metadata_that_unpacks_to_megabytes_is_refused(tmp_path: Path) -> None:
 
 def test_a_recipe_is_read_without_reading_the_pixels(tmp_path: Path) -> None:
     text = chunk(b"tEXt", b"claygraph\0{}")
-    assert read_recipe(png(tmp_path / "a.png", (20_000, 20_000), 8, RGB, b"", text)) == "{}"
+    assert read_recipe(png(tmp_path / "a.png", (20_000, 20_000), 8, RGB, b"", text)) == Recipe("{}")
 
 
 def test_files_without_a_recipe_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ async def sample(run: Run, model: Model, prompt: Prompt, latent: Latent, mask: M
     x = noise.noised(source, drawn, sigmas[0], table_of(checkpoint)[-1])
     ask = denoise if mask is None else held_outside(mask, denoise, source, around)
     x = await sampler.run(ask, x, sigmas, noise.step_noise(sampler.noise, run.seed, x, sigmas))
-    return Latent(out_of_model(x, checkpoint)[0].numpy(), latent.name)
+    return Latent(out_of_model(x, checkpoint)[0].numpy())
 
 
 def held_outside(mask: Mask, denoise: Denoiser, source: Tensor, noise: Tensor) -> Denoiser:

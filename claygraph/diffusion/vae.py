@@ -44,7 +44,7 @@ def encode(calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
         return in_tiles(mean, batch, tile, overlap, 1 / checkpoint.downscale)
 
     latents = _whole_or_tiled("encode", calls, lambda: mean(batch), tiled).cpu().numpy()
-    return [Latent(latent, call.image.name) for latent, call in zip(latents, calls, strict=True)]
+    return [Latent(latent) for latent in latents]
 
 
 def crop(pixels: Bytes, multiple: int) -> Bytes:
@@ -71,7 +71,7 @@ def decode(calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:
 
     decoded = _whole_or_tiled("decode", calls, lambda: picture(batch), tiled)
     pixels = ((decoded + 1) / 2).clamp(0, 1).mul(255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image(picture, call.latent.name) for picture, call in zip(pixels, calls, strict=True)]
+    return [Image(picture) for picture in pixels]
 
 
 def _whole_or_tiled(

@@ -60,7 +60,7 @@ def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
         WeightsError: the model cannot be loaded or run, or is not of the WD14 shape.
     """
     path = Path(calls[0].tagger.path) / MODEL
-    session = memory.get(("wd14", calls[0].tagger), lambda: _session(path, memory))
+    session = memory.get(("wd14", calls[0].tagger), lambda: open_session(path, memory))
     fixed, side = _input_shape(session, path)
     pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
     rows = fixed or len(pixels)
@@ -117,7 +117,7 @@ def _input_shape(session: Any, path: Path) -> tuple[int | None, int]:
     return (shape[0] if isinstance(shape[0], int) else None), shape[1]
 
 
-def _session(path: Path, memory: Memory) -> Any:
+def open_session(path: Path, memory: Memory) -> Any:
     """The model in onnxruntime, on the GPU if torch uses one and onnxruntime can; what it falls back to is logged."""
     import onnxruntime as ort
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from claygraph.diffusion.measures import cells, line_f1
+from claygraph.diffusion.style import MODEL, classes, probabilities
 from claygraph.miniature.clayify import edges
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,25 +24,13 @@ def psnr(one: Pixels, other: Pixels) -> float:
 
 def edge_f1(result: Pixels, source: Pixels) -> float:
     """How well the results' Canny lines meet the sources' (the hints), within 2 hint pixels."""
-    kernel = np.ones((5, 5), np.uint8)
-    mine, wanted = (np.stack([(edges(p) > 0).astype(np.uint8) for p in pictures]) for pictures in (result, source))
-    wide_mine, wide_wanted = (_widened(stack, kernel) for stack in (mine, wanted))
-    precision = (mine & wide_wanted).sum() / max(1, mine.sum())
-    recall = (wanted & wide_mine).sum() / max(1, wanted.sum())
-    return float(2 * precision * recall / max(1e-6, precision + recall))
-
-
-def _widened(lines: Pixels, kernel: Pixels) -> Pixels:
-    return np.stack([np.asarray(cv2.dilate(each, kernel), np.uint8) for each in lines])
+    mine, wanted = (np.stack([edges(p) for p in pictures]) for pictures in (result, source))
+    return line_f1(mine, wanted, tolerance=2)
 
 
 def colour_error(one: Pixels, other: Pixels) -> float:
     """Mean difference (0 to 255) of the colours of 8x8 cells; pictures may differ in size."""
-    return float(np.mean([np.abs(_cells(a) - _cells(b)).mean() for a, b in zip(one, other, strict=True)]))
-
-
-def _cells(picture: Pixels) -> Floats:
-    return np.asarray(cv2.resize(picture, (8, 8), interpolation=cv2.INTER_AREA), np.float32)
+    return float(np.mean([np.abs(cells(a) - cells(b)).mean() for a, b in zip(one, other, strict=True)]))
 
 
 def layout_agreement(one: Pixels, other: Pixels) -> float:
@@ -71,24 +60,16 @@ class StyleScore:
     def __init__(self, folder: Path) -> None:
         import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-        self.classes: list[str] = json.loads((folder / "classes.json").read_text())
+        self.session = onnxruntime.InferenceSession(str(folder / MODEL))
+        self.classes = classes(folder)
 
     def __call__(self, pictures: Pixels) -> Floats:
         """Probabilities of each picture; short sides below 128 px are enlarged."""
-        return np.stack([self.session.run(None, {"input": _tiles(p)})[0].mean(0) for p in pictures])
+        return np.stack([probabilities(self.session, p) for p in pictures])
 
     def of(self, name: str, pictures: Pixels) -> float:
         """Mean probability of one class."""
         return float(self(pictures)[:, self.classes.index(name)].mean())
-
-
-def _tiles(picture: Pixels, side: int = 128) -> Floats:
-    scale = max(1.0, side / min(picture.shape[:2]))
-    if scale > 1:
-        picture = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC), np.uint8)
-    tops, lefts = (range(0, extent - side + 1, side) for extent in picture.shape[:2])
-    return np.stack([picture[t : t + side, s : s + side] for t in tops for s in lefts]).astype(np.float32)
 
 
 def average_precision(wanted: Floats, found: Floats) -> float:

@@ -40,10 +40,9 @@ class FusedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
-        variants = [self.composer.variant(overrides) for overrides in job_overrides]
-        outs = [f"{variant.out}/{idx}" for idx, variant in enumerate(variants, initial_job_idx)]
-        variants = [variant.having(out=out) for variant, out in zip(variants, outs, strict=True)]
-        values = self.task(list(zip(variants, job_overrides, strict=True)))
+        variants = enumerate(map(self.composer.variant, job_overrides), initial_job_idx)
+        jobs = [(each.having(out=f"{each.out}/{index}"), index) for index, each in variants]
+        values = self.task([(config, given, index) for (config, index), given in zip(jobs, job_overrides, strict=True)])
         return [self._ended(*each) for each in zip(job_overrides, values, strict=True)]
 
     @staticmethod

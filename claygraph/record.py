@@ -1,0 +1,248 @@
+"""What a sweep was and how it went, on disk: ``sweep.json``, and ``results.csv`` with one row a picture.
+
+``sweep.json`` is written before the run, with every job "planned", and again after it. Where a sweeper launches its
+jobs in several goes (Optuna does), those of the same command are kept together.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from claygraph.errors import RequestError
+from claygraph.files import write_over
+from claygraph.jobs import Job
+from claygraph.plan import Planned
+from claygraph.values import Score
+from claygraph.variants import variant_of
+
+SWEEP, RESULTS = "sweep.json", "results.csv"
+VERSION = 1
+DEFAULT = "default"
+LEADS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one picture ended: paths saved, scores by stage, or the stage that failed and the sentence about it."""
+
+    saved: Sequence[str] = ()
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    stage: str = ""
+    error: str = ""
+
+
+def write_planned(folder: Path, planned: Sequence[Planned], started: str) -> None:
+    """Write ``sweep.json`` for what is about to run."""
+    entries = _entries(planned)
+    sweep = {"nodes": _counts(entries, 0, 0), "jobs": entries, "metrics": {}}
+    _write(folder, _merged(folder, {"version": VERSION, "started": started, "command": list(sys.argv)} | sweep))
+
+
+def write_ended(
+    folder: Path, planned: Sequence[Planned], ended: Sequence[Ended], started: str, counts: Mapping[str, int]
+) -> None:
+    """Write ``sweep.json`` and ``results.csv`` for what ran; ``counts`` says how many nodes were run and cached."""
+    entries, about = _entries(planned), dict[str, str]()
+    for entry, plan, end in zip(entries, planned, ended, strict=True):
+        entry |= _end(folder, end)
+        about |= _about(plan, end)
+    sweep = {"nodes": _counts(entries, counts["run"], counts["cached"]), "jobs": entries, "metrics": about}
+    whole = _merged(folder, {"version": VERSION, "started": started, "command": list(sys.argv)} | sweep)
+    _write(folder, whole)
+    write_results(folder, whole)
+
+
+def _entries(planned: Sequence[Planned]) -> list[Entry]:
+    """One entry of ``jobs`` for each picture, not yet run."""
+    several = len(planned) > len({id(each.job) for each in planned})
+    entries = [_entry(place, each, several) for place, each in enumerate(planned)]
+    settings = [_settings(entry) for entry in entries]
+    keys = {key: None for each in settings for key in each}
+    for entry, found, each in zip(entries, settings, planned, strict=True):
+        entry["axes"] = {key: found.get(key) or _configured(each.job, key) for key in keys}
+    return entries
+
+
+def _entry(place: int, planned: Planned, several: bool) -> Entry:
+    job, graph = planned.job, planned.graph
+    overrides = _alone(job.overrides, planned.image) if several else list(job.overrides)
+    nodes = graph.graph["nodes"] if graph is not None else {}
+    return {
+        "index": place if job.index is None else job.index,
+        "overrides": overrides,
+        "flags": list(job.flags),
+        "image": planned.image,
+        "command": Job(job.config, tuple(overrides), job.flags).command,
+        "axes": {},
+        "out": str(job.config.out),
+        "nodes": {name: node.key for name, node in nodes.items()},
+        "state": "planned",
+        "saved": [],
+        "metrics": {},
+        "stage": "",
+        "error": "",
+    }
+
+
+def _alone(overrides: Sequence[str], image: str) -> list[str]:
+    """The overrides for one picture of a job that has several."""
+    return [*(each for each in overrides if each.partition("=")[0] != "image"), f"image={quoted(image)}"]
+
+
+def quoted(text: str) -> str:
+    """``text`` as a value of Hydra's override grammar that means just that, whatever is in it."""
+    inner = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-") for c in text)
+    return text if plain else f"'{inner}'"
+
+
+def _settings(entry: Entry) -> dict[str, str]:
+    """What the overrides of an entry set, as it is written; a part that is deleted has the value ``~``."""
+    found = {}
+    for override in entry["overrides"]:
+        key, _, value = override.lstrip("+").partition("=")
+        found[key.lstrip("~")] = "~" if key.startswith("~") else value
+    return found
+
+
+def _configured(job: Job, key: str) -> str:
+    """The value of a key that a job leaves as it is; of a whole part only that it is the default."""
+    try:
+        value = variant_of(job.config).at(key)
+    except Exception:  # a key of another grammar, as in group@package, or an interpolation that leads nowhere
+        return DEFAULT
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float | str) and value != "" else DEFAULT
+
+
+def _end(folder: Path, end: Ended) -> Entry:
+    """What an entry says once it has run."""
+    return {
+        "state": "failed" if end.error else "done",
+        "saved": [_relative(path, folder) for path in end.saved],
+        "metrics": {name: each.value for name, (_, each) in named(end.scores).items() if math.isfinite(each.value)},
+        "stage": end.stage,
+        "error": end.error,
+    }
+
+
+def named(scores: Mapping[str, Score]) -> dict[str, tuple[str, Score]]:
+    """Stage and score by the score's own name, by its stage's where two scores have one name."""
+    found: dict[str, tuple[str, Score]] = {}
+    for stage, score in scores.items():
+        found[stage if score.name in found else score.name] = stage, score
+    return found
+
+
+def _about(planned: Planned, end: Ended) -> dict[str, str]:
+    """What each metric says of itself: the first paragraph of its stage's docstring."""
+    from inspect import getdoc
+
+    nodes = planned.graph.graph["nodes"] if planned.graph is not None else {}
+    docs = {name: getdoc(type(nodes[stage].stage)) or "" for name, (stage, _) in named(end.scores).items()}
+    return {name: " ".join(doc.partition("\n\n")[0].split()) for name, doc in docs.items()}
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return Path(path).resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return path
+
+
+def _counts(entries: Sequence[Entry], run: int, cached: int) -> dict[str, int]:
+    """Nodes over all jobs, different ones among them, those computed now, and those taken from elsewhere."""
+    keys = [key for entry in entries for key in entry["nodes"].values()]
+    return {"planned": len(keys), "distinct": len(set(keys)), "run": run, "cached": cached}
+
+
+def _merged(folder: Path, sweep: Entry) -> Entry:
+    """The sweep with the jobs that earlier launches of the same command left in the folder, and with its axes."""
+    try:
+        before = read_sweep(folder)
+    except RequestError:  # none yet, or one that is damaged and now replaced
+        before = {}
+    ours = {entry["index"] for entry in sweep["jobs"]}
+    same = before.get("command") == sweep["command"]
+    others = [entry for entry in before.get("jobs", ()) if entry["index"] not in ours] if same else []
+    for entry in others:
+        entry["axes"] = _settings(entry) | entry["axes"]
+    jobs = sorted([*others, *sweep["jobs"]], key=lambda entry: int(entry["index"]))
+    nodes = sweep["nodes"] | {key: value for key, value in _counts(jobs, 0, 0).items() if value}
+    return sweep | {"axes": _axes(jobs), "nodes": nodes, "jobs": jobs}
+
+
+def _axes(jobs: Sequence[Entry]) -> dict[str, list[str]]:
+    """The settings that differ between jobs, with their values in order; each job keeps no others of its own."""
+    keys = {key: None for entry in jobs for key in entry["axes"]}
+    levels = {key: list(dict.fromkeys(entry["axes"].get(key, DEFAULT) for entry in jobs)) for key in keys}
+    return {key: values for key, values in levels.items() if len(values) > 1}
+
+
+def _write(folder: Path, sweep: Entry) -> None:
+    for entry in sweep["jobs"]:
+        entry["axes"] = {key: entry["axes"].get(key, DEFAULT) for key in sweep["axes"]}
+    write_over(folder / SWEEP, json.dumps(sweep, indent=1).encode())
+
+
+def read_sweep(folder: Path) -> Entry:
+    """The content of a folder's ``sweep.json``, of which only the outermost shape is checked.
+
+    Raises:
+        RequestError: there is none, or it is not one of this version's.
+    """
+    path = folder / SWEEP
+    try:
+        sweep = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(
+            f"{str(path)!r} cannot be read: {error.strerror}; give the folder of a sweep (-m)."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{str(path)!r} is damaged; run the sweep again to write it anew.") from error
+    if not isinstance(sweep, dict) or sweep.get("version") != VERSION or not isinstance(sweep.get("jobs"), list):
+        raise RequestError(f"{str(path)!r} is no sweep of version {VERSION}; run the sweep again to write it anew.")
+    return sweep
+
+
+def write_results(folder: Path, sweep: Entry) -> None:
+    """Write ``results.csv``: one row a picture, a column for each axis and metric."""
+    axes = list(sweep["axes"])
+    metrics = list(dict.fromkeys(name for entry in sweep["jobs"] for name in entry["metrics"]))
+    text = StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["index", *axes, "overrides", *metrics, "state", "path", "error"])
+    for entry in sweep["jobs"]:
+        rows.writerow([_cell(value) for value in _row(entry, axes, metrics)])
+    write_over(folder / RESULTS, text.getvalue().encode())
+
+
+def _row(entry: Entry, axes: Sequence[str], metrics: Sequence[str]) -> list[Any]:
+    settings = [entry["axes"].get(axis, "") for axis in axes]
+    scores = [entry["metrics"].get(metric, "") for metric in metrics]
+    words = shlex.join(entry["overrides"])
+    return [entry["index"], *settings, words, *scores, entry["state"], "; ".join(entry["saved"]), entry["error"]]
+
+
+def _cell(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula; numbers stay numbers."""
+    text = str(value)
+    return f"'{text}" if text.startswith(LEADS_FORMULA) and not _is_number(text) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

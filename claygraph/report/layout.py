@@ -1,0 +1,41 @@
+"""Which axis goes where at first: rows, columns and pages of a grid, or a plain list where a grid would be empty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+ROWS, COLUMNS, PAGES = "rows", "columns", "pages"
+LEAST_FILLED = 0.5
+
+
+def roles(axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What each axis is at first: the last one columns, the one before it rows, all others pages."""
+    names = list(axes)
+    first = {names[-1]: COLUMNS} if names else {}
+    if len(names) > 1:
+        first[names[-2]] = ROWS
+    return {name: first.get(name, PAGES) for name in names}
+
+
+def is_grid(jobs: Sequence[Any], axes: Mapping[str, Sequence[str]]) -> bool:
+    """Whether at least half of all combinations of the axes are there."""
+    return bool(axes) and len(jobs) >= LEAST_FILLED * prod(len(values) for values in axes.values())
+
+
+def label(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """The values of some axes of a job, in short: the last part of each name will do."""
+    return "  ".join(f"{short(key)}={shorten(entry['axes'][key])}" for key in keys)
+
+
+def short(key: str) -> str:
+    """An axis's name without the parts before its last dot, but for a part that is all digits."""
+    parts = key.split(".")
+    return ".".join(parts[-2:]) if parts[-1].isdigit() or parts[-1] in ("model", "clip", "path") else parts[-1]
+
+
+def shorten(text: str, most: int = 28) -> str:
+    """A value that fits a label: of a path the file's name, of anything long its end."""
+    text = text.strip("'\"").replace("\\", "").rstrip("/").rpartition("/")[2] or text
+    return text if len(text) <= most else f"…{text[1 - most :]}"
