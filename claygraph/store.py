@@ -25,7 +25,8 @@ from claygraph.sizes import in_bytes
 
 MAGIC = b"clay\x00\x00\x00\x01"
 START = len(MAGIC) + 32
-FOLDER, SUFFIX = "claygraph/store", ".clay"  # no file of another name is ever removed, wherever ``store`` points
+FOLDER = "claygraph/store"
+SUFFIX, PART = ".clay", ".clay-part"  # no file of another name is ever removed, wherever ``store`` points
 KEY = re.compile(r"[0-9a-z]{4,128}")
 ROOM = 0.9  # what is kept of the limit once it is passed, so that the next entries need no room made for them
 STALE = 3600  # seconds after which an unfinished file is one that nobody will finish
@@ -134,7 +135,7 @@ class Store:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
 
     def _write(self, path: Path, content: bytes) -> None:
-        part = self.folder / "parts" / uuid4().hex
+        part = self.folder / "parts" / f"{uuid4().hex}{PART}"
         for folder in (part.parent, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -186,7 +187,7 @@ class Store:
             left -= entry.size
             entry.path.unlink(missing_ok=True)
             yield entry
-        _remove_old(self.folder.glob("parts/*"))
+        _remove_old(self.folder.glob(f"parts/*{PART}"))
 
 
 def open_store(folder: object, size: object) -> Store | None:

@@ -110,11 +110,11 @@ def test_room_is_made_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_unfinished_files_that_nobody_will_finish_are_removed(store: Store) -> None:
     store.save("abcd", LATENT)
-    for name, age in (("old", 10_000), ("new", 10)):
+    for name, age in (("old.clay-part", 10_000), ("new.clay-part", 10), ("of others", 10_000)):
         (store.folder / "parts" / name).touch()
         os.utime(store.folder / "parts" / name, (time.time() - age,) * 2)
     store.shrink(10**9)
-    assert [file.name for file in (store.folder / "parts").iterdir()] == ["new"]
+    assert sorted(file.name for file in (store.folder / "parts").iterdir()) == ["new.clay-part", "of others"]
     assert store.has("abcd")
 
 
