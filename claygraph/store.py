@@ -66,7 +66,10 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Whether there is an entry; only ``load`` tells whether it is sound."""
-        return self._path(key).is_file()
+        path = self._path(key)
+        with suppress(OSError):  # a folder that may not be looked into
+            return path.is_file()
+        return False
 
     def load(self, key: str) -> Any:
         """The value; raises ``KeyError`` where there is none. A damaged entry is removed and counts as none."""
