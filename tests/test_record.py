@@ -17,7 +17,23 @@ from claygraph.plan import Planned
 from claygraph.record import Ended, quoted, read_sweep, write_ended, write_planned
 from claygraph.values import Score
 
-HOSTILE = ("a b", "it's", "${oc.env:HOME}", "a,b", "[x]", "{y}", "a=b", "back\\slash", "end\\", "a\\${b}", "\\\\'", 'say "x"', "粘土", "(1)", "")
+HOSTILE = (
+    "a b",
+    "it's",
+    "${oc.env:HOME}",
+    "a,b",
+    "[x]",
+    "{y}",
+    "a=b",
+    "back\\slash",
+    "end\\",
+    "a\\${b}",
+    "\\\\'",
+    'say "x"',
+    "粘土",
+    "(1)",
+    "",
+)
 COUNTS = {"run": 3, "cached": 1}
 
 

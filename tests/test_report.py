@@ -24,7 +24,13 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&\"'{{7*7}}\u2028.png"
 
 def entry(index: int, axes: dict[str, str], metrics: dict[str, float] | None = None, **more: Any) -> dict[str, Any]:
     saved = [f"{index}/a.png"] if more.get("state", "done") == "done" else []
-    base = {"index": index, "overrides": [], "flags": [], "image": "photo.png", "command": f"python -m claygraph {index}"}
+    base = {
+        "index": index,
+        "overrides": [],
+        "flags": [],
+        "image": "photo.png",
+        "command": f"python -m claygraph {index}",
+    }
     base |= {"axes": axes, "out": str(index), "nodes": {}, "state": "done", "saved": saved, "stage": "", "error": ""}
     return {**base, "metrics": metrics or {}, **more}
 
@@ -89,7 +95,11 @@ def test_embedded_data_cannot_end_its_element() -> None:
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     text = make(sweep(tmp_path, [entry(0, {})], {})).read_text()
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
-    loaded = [a for tag, a in Parsed(text).tags if tag in ("script", "link", "img", "iframe") and (a.get("src") or a.get("href"))]
+    loaded = [
+        a
+        for tag, a in Parsed(text).tags
+        if tag in ("script", "link", "img", "iframe") and (a.get("src") or a.get("href"))
+    ]
     assert loaded == []
 
 
