@@ -104,9 +104,9 @@ def _alone(overrides: Sequence[str], image: str) -> list[str]:
 def quoted(text: str) -> str:
     """``text`` as a value of Hydra's override grammar that means just that, whatever is in it."""
     inner = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # backslashes count only before what they escape
-    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), inner)
-    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-") for c in text)
-    return text if plain else f"'{inner}'"
+    inner = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), inner)
+    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-:") for c in text)
+    return text if plain else f'"{inner}"'
 
 
 def _settings(entry: Entry) -> dict[str, str]:

@@ -104,7 +104,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 
 
 def test_settings_out_of_range_are_told() -> None:
-    with pytest.raises(SettingError, match="metric_edge_f1.high=1 is out of range"):
+    with pytest.raises(SettingError, match=r"metric_edge_f1\.high=1 is out of range"):
         EdgeF1(low=5, high=1)
     with pytest.raises(SettingError, match=r"metric_clay.style='claymaton' is not known; did you mean 'claymation'\?"):
         ClayScore("miniature:classifier", style="claymaton")

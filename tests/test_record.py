@@ -19,6 +19,7 @@ from claygraph.values import Score
 
 HOSTILE = (
     "a b",
+    "miniature:a/b.jpg",
     "it's",
     "${oc.env:HOME}",
     "a,b",
@@ -73,7 +74,7 @@ def test_pictures_of_one_job_have_an_axis_and_commands_of_their_own(tmp_path: Pa
     sweep = read_sweep(tmp_path)
     assert list(sweep["axes"]) == ["image"]
     assert sweep["jobs"][0]["command"] == "python -m claygraph image=folder/a.png sampler.steps=4"
-    assert sweep["jobs"][1]["overrides"][0] == r"image='folder/it\'s \${b}.png'"
+    assert sweep["jobs"][1]["overrides"][0] == r'image="folder/it' + "'s " + r'\${b}.png"'
 
 
 def test_launches_of_one_command_are_kept_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

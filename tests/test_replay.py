@@ -38,7 +38,7 @@ def rewritten(picture: Path, path: Path, change: Change, pixels: bool = False, *
     image: Any = Image.open(picture)
     config = json.loads(image.text["claygraph"])
     config = change(config) or config
-    texts = {name: text for name, text in image.text.items()} | {"claygraph": json.dumps(config)} | chunks
+    texts = dict(image.text) | {"claygraph": json.dumps(config)} | chunks
     info = PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)
@@ -179,7 +179,8 @@ def test_stages_of_an_installed_package_are_accepted_and_no_others(
         (folder / "__init__.py").touch()
     (package / "stages.py").write_text(
         "from dataclasses import dataclass\nfrom claygraph.stage import Stage\nfrom claygraph.values import Image\n"
-        "@dataclass(frozen=True)\nclass Twice(Stage):\n    def run(self, photo: Image) -> Image:\n        return photo\n"
+        "@dataclass(frozen=True)\nclass Twice(Stage):\n"
+        "    def run(self, photo: Image) -> Image:\n        return photo\n"
         "class Other(Twice): pass\n"
     )
     (package / "conf" / "upscale" / "twice.yaml").write_text("_target_: their_clay.stages.Twice\n")

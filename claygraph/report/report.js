@@ -32,7 +32,7 @@
   const shown = (axis, value) => labels.get(axis).get(value) ?? cut(plain(value));
   const number = (value) => (value === undefined ? "–" : Number(value.toPrecision(4)).toString());
   const by = (role) => axes.filter((axis) => state.roles[axis] === role);
-  const settings = (cell) => axes.map((axis) => `${axis}=${shown(axis, cell.axes[axis])}`).join("  ");
+  const settings = (cell) => axes.map((axis) => `${data.short[axis]}=${shown(axis, cell.axes[axis])}`).join("  ");
   const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) : plain(cell.image)}`;
 
   /* What of a cell's axes have these values: a key that sorts as the axes' values are ordered. */
@@ -147,8 +147,11 @@
     return table;
   }
 
+  /* Text that may break after its dots and the like. */
+  const breakable = (text) => text.split(/(?<=[._/=-])/).flatMap((part) => [part, make("wbr")]);
+
   function heading(group, scope) {
-    const parts = group.values.map(([axis, value]) => make("span", { title: plain(value) }, make("i", {}, `${axis} `), shown(axis, value)));
+    const parts = group.values.map(([axis, value]) => make("span", { title: `${axis} = ${plain(value)}` }, make("i", {}, ...breakable(data.short[axis]), " "), ...breakable(shown(axis, value))));
     return make("th", { scope }, ...parts);
   }
 
