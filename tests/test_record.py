@@ -113,6 +113,16 @@ def test_what_is_no_sweep_is_told(tmp_path: Path, text: str | None) -> None:
         read_sweep(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["index", "axes", "metrics", "saved", "error"])
+def test_a_sweep_with_a_part_missing_is_told(tmp_path: Path, key: str) -> None:
+    write_planned(tmp_path, planned(job(0, "a=1"), job(1, "a=2")), "now")
+    sweep = read_sweep(tmp_path)
+    del sweep["jobs"][1][key]
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    with pytest.raises(RequestError, match="is no sweep of version 1"):
+        read_sweep(tmp_path)
+
+
 def test_a_sweep_measures_what_is_cheap_unless_told_otherwise() -> None:
     assert with_metrics(["-m", "a=1,2"]) == ["-m", "a=1,2", CHEAP_METRICS]
     for arguments in (["a=1"], ["-m", "metric=none"], ["--multirun", "metric=[ssim]"]):
