@@ -81,6 +81,15 @@ def opened(page: Any, folder: Path) -> Any:
     return page
 
 
+def until(page: Any, condition: str) -> None:
+    """Wait for a condition in JavaScript; the page's own policy forbids playwright to do so inside it."""
+    for _ in range(300):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"never came true: {condition}")
+
+
 def shown(page: Any) -> list[int]:
     return [int(cell.get_attribute("data-at")) for cell in page.locator("#pictures .cell").all()]
 
@@ -130,14 +139,14 @@ def test_a_picture_zooms_wipes_and_tells_its_command_by_keyboard_alone(page: Any
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert page.inner_text("#command") == "python -m claygraph 1"
-    page.wait_for_function("document.getElementById('front').naturalWidth === 48")  # the whole picture, not the thumb
+    until(page, "document.getElementById('front').naturalWidth === 48")  # the whole picture, not the thumb
     before = page.inner_text("#scale")
     page.keyboard.press("+")
     assert page.inner_text("#scale") != before
     page.keyboard.press("0")
     assert page.inner_text("#scale") == before
     page.keyboard.press("w")
-    page.wait_for_function("document.getElementById('back').naturalWidth === 48")
+    until(page, "document.getElementById('back').naturalWidth === 48")
     assert "sources/0.png" in page.locator("#back").get_attribute("src")
     page.locator("#handle").focus()
     page.keyboard.press("ArrowLeft")
@@ -154,7 +163,7 @@ def test_a_picture_zooms_wipes_and_tells_its_command_by_keyboard_alone(page: Any
 def test_the_wipe_shows_each_picture_on_its_side(page: Any, folder: Path) -> None:
     opened(page, folder).locator('#pictures .cell[data-at="0"]').click()
     page.select_option("#against", "11")
-    page.wait_for_function("document.getElementById('back').naturalWidth === 48")
+    until(page, "document.getElementById('back').naturalWidth === 48")
     box = page.locator("#stage").bounding_box()
     middle = box["y"] + box["height"] * 0.9
     page.mouse.move(box["x"] + box["width"] / 2, middle)
@@ -206,7 +215,7 @@ def test_a_real_sweep_is_reported_and_a_cells_command_makes_its_pixels_again(pag
     page.locator("#pictures tbody tr").nth(1).locator(".cell").nth(3).click()
     assert "cfg=2 clay.model=0.3 denoise=0.9" in " ".join(page.inner_text("#zoom-title").split())
     page.select_option("#against", "source")
-    page.wait_for_function("document.getElementById('back').naturalWidth > 0")
+    until(page, "document.getElementById('back').naturalWidth > 0")
     words = shlex.split(page.inner_text("#command"))
     assert words[:3] == ["python", "-m", "claygraph"]
     again = subprocess.run([*python, *words[3:], "out=again"], cwd=tmp_path, capture_output=True, text=True)
@@ -228,7 +237,7 @@ def test_a_thousand_cells_open_and_scroll(page: Any, tmp_path: Path, capsys: pyt
     drawn = page.locator("#pictures img[src]").count()
     assert drawn < 600  # pictures far below are not decoded yet
     frames = page.evaluate(SCROLL)
-    page.wait_for_function("[...document.querySelectorAll('#pictures img')].at(-1).src !== ''")
+    until(page, "[...document.querySelectorAll('#pictures img')].at(-1).src !== ''")
     kept = (tmp_path / "report.html").stat().st_size / 1e6
     with capsys.disabled():
         median, worst = np.median(frames), np.percentile(frames, 95)

@@ -172,7 +172,8 @@ def test_a_sweep_of_a_bad_picture_reports_it_and_finishes(tmp_path: Path, capsys
     (tmp_path / "bad.png").write_text("no picture")
     out = tmp_path / "out"
     images = f"image={tmp_path / 'good.png'},{tmp_path / 'bad.png'}"
-    code, lines, said = run(capsys, "-m", images, f"out={out}", "photo.size=64", "sampler.steps=2", "tagger=none,moat")
+    small = [f"out={out}", f"store={tmp_path / 'store'}", "photo.size=64", "sampler.steps=2"]
+    code, lines, said = run(capsys, "-m", images, *small, "tagger=none,moat")
     assert code == 1
     assert [Path(line).name for line in lines] == ["good.png", "good.png"]
     assert f"report: {out / 'report.html'}" in said
@@ -185,6 +186,11 @@ def test_a_sweep_of_a_bad_picture_reports_it_and_finishes(tmp_path: Path, capsys
     assert [bool(cell["thumb"]) for cell in cells] == [True, True, False, False]
     assert "'bad.png' is no PNG" in cells[2]["error"]
     assert cells[0]["source"]
+    code, _, _ = run(capsys, "-m", images, *small, "tagger=none,moat")
+    again = json.loads((out / "sweep.json").read_text())
+    assert (code, again["nodes"]["cached"] > 0) == (1, True)
+    assert [job["metrics"] for job in again["jobs"]] == [job["metrics"] for job in found["jobs"]]
+    assert [job["saved"] for job in again["jobs"]] == [job["saved"] for job in found["jobs"]]
     (out / "report.html").unlink()
     code, lines, _ = run(capsys, "report", str(out))
     assert (code, lines) == (0, [str(out / "report.html")])

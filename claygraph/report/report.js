@@ -151,7 +151,7 @@
   const breakable = (text) => text.split(/(?<=[._/=-])/).flatMap((part) => [part, make("wbr")]);
 
   function heading(group, scope) {
-    const parts = group.values.map(([axis, value]) => make("span", { title: `${axis} = ${plain(value)}` }, make("i", {}, ...breakable(data.short[axis]), " "), ...breakable(shown(axis, value))));
+    const parts = group.values.map(([axis, value]) => make("span", { title: `${axis} = ${plain(value)}` }, make("i", {}, ...breakable(data.short[axis]), " "), shown(axis, value)));
     return make("th", { scope }, ...parts);
   }
 
