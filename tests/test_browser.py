@@ -246,12 +246,13 @@ def test_a_thousand_cells_open_and_scroll(page: Any, tmp_path: Path, capsys: pyt
 
 
 SCROLL = """() => new Promise((done) => {
-  const frames = [], end = document.documentElement.scrollHeight - innerHeight;
+  const frames = [];
   let last = performance.now();
   const step = (now) => {
     frames.push(now - last);
     last = now;
     scrollBy(0, 120);
+    const end = document.documentElement.scrollHeight - innerHeight;
     scrollY < end - 1 && frames.length < 1000 ? requestAnimationFrame(step) : done(frames);
   };
   requestAnimationFrame(step);

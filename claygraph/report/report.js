@@ -111,9 +111,13 @@
   }
 
   function leaf(page, listed) {
+    const before = lines.length;
     const body = listed ? list(page.cells) : grid(page.cells);
+    const across = listed ? Math.max(1, Math.floor($("pictures").clientWidth / (Number($("size").value) + 7))) : 1;
+    const high = Math.ceil((lines.length - before) / across) * (Number($("size").value) / ratio + 40);
     const title = state.page === ALL ? page.values.map(([axis, value]) => `${axis} = ${shown(axis, value)}`).join(", ") : "";
-    return make("div", { className: "leaf" }, ...(title ? [make("h3", {}, title)] : []), make("div", { className: "scroll" }, body));
+    const style = `contain-intrinsic-size: auto ${Math.round(high)}px`; // what is not drawn yet takes about its room
+    return make("div", { className: "leaf", style }, ...(title ? [make("h3", {}, title)] : []), make("div", { className: "scroll" }, body));
   }
 
   function sorted() {
@@ -195,10 +199,12 @@
   }
 
   /* Thumbnails of one shape lie close together; of several shapes each has a square. */
+  let ratio = 1;
   function shape() {
     const ratios = data.cells.filter((cell) => cell.thumb).map((cell) => cell.size[0] / cell.size[1]);
     const alike = ratios.length && Math.max(...ratios) < 1.02 * Math.min(...ratios);
-    document.documentElement.style.setProperty("--ratio", alike ? ratios[0] : 1);
+    ratio = alike ? ratios[0] : 1;
+    document.documentElement.style.setProperty("--ratio", ratio);
   }
 
   function resize(pixels) {
