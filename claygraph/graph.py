@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
@@ -37,29 +37,49 @@ class Node:
     files: Mapping[str, str] = field(compare=False, repr=False)
 
 
+class Known:
+    """Wirings that were checked before, and nodes that were made: graphs built with it share what they can."""
+
+    def __init__(self) -> None:
+        self.orders: dict[Hashable, list[str]] = {}
+        self._nodes: dict[Hashable, Node] = {}
+        self._by_key: dict[tuple[str, str], Node] = {}
+        self._kept: list[Any] = []  # what the keys of _nodes name by id
+
+    def node(self, name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
+        """The node of a stage with these inputs: one object for the same work under the same name."""
+        key = name, context, id(stage), *((port, id(value)) for port, value in inputs.items())
+        if key not in self._nodes:
+            made = _node(name, stage, inputs, context)
+            self._nodes[key] = self._by_key.setdefault((name, made.key), made)
+            self._kept.append((stage, inputs))
+        return self._nodes[key]
+
+
 def build(
     stages: Mapping[str, Stage],
     given: Mapping[str, Any] | None = None,
     wires: Wires | None = None,
     same_as: Mapping[str, str] | None = None,
     context: str = "",
+    known: Known | None = None,
 ) -> Graph:
     """A graph of content-keyed nodes; ``graph.graph["nodes"]`` holds them by name.
 
     Each port is wired to the stage of its name, or to the one ``wires[stage][port]`` names; ``given`` are values
     ready beforehand. ``same_as`` makes a name stand for another stage. A port with a default may stay open. ``context``
-    is what else decides every result, such as the versions of packages; it is part of every key.
+    is what else decides every result, such as the versions of packages; it is part of every key. Graphs
+    built with one ``known`` have one ``Node`` object for equal work.
 
     Raises:
         GraphError: with every unknown or missing stage, wrong type, misnamed port and cycle, all at once.
         WeightsError, PictureError: a file that a stage reads cannot be read.
     """
-    plan = _Plan(stages, given or {}, wires or {}, same_as or {}, context)
-    faults = [*plan.faults()]
-    order = plan.order(faults)
-    if faults:
-        raise GraphError(faults)
-    return plan.bind(order)
+    plan, known = _Plan(stages, given or {}, wires or {}, same_as or {}, context), known or Known()
+    shape = plan.shape()
+    if shape not in known.orders:
+        known.orders[shape] = plan.checked()
+    return plan.bind(known.orders[shape], known)
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,20 @@ class _Plan:
     wires: Wires
     same_as: Mapping[str, str]
     context: str
+
+    def shape(self) -> Hashable:
+        """All that the checks look at."""
+        wires = tuple((name, *wanted.items()) for name, wanted in self.wires.items() if wanted)
+        kinds = tuple((name, type(value)) for part in (self.stages, self.given) for name, value in part.items())
+        return len(self.stages), kinds, wires, tuple(self.same_as.items())
+
+    def checked(self) -> list[str]:
+        """Names of the stages in an order to make them in; raises ``GraphError``."""
+        faults = [*self.faults()]
+        order = self.order(faults)
+        if faults:
+            raise GraphError(faults)
+        return order
 
     def source(self, name: str, port: str) -> str:
         """The name of the stage or given value that feeds a port, aliases followed."""
@@ -121,7 +155,7 @@ class _Plan:
             faults.append(f"stages form a cycle: {loop}; wire one of them to another stage with inputs.")
             return []
 
-    def bind(self, order: list[str]) -> Graph:
+    def bind(self, order: list[str], known: Known) -> Graph:
         import networkx as nx  # after the checks: a wiring error need not wait for it
 
         nodes: dict[str, Node] = {}
@@ -132,7 +166,7 @@ class _Plan:
                 source = self.source(name, port)
                 if source in nodes or source in self.given:
                     inputs[port] = nodes[source] if source in nodes else self.given[source]
-            node = nodes[name] = _node(name, self.stages[name], _with_files(inputs), self.context)
+            node = nodes[name] = known.node(name, self.stages[name], _with_files(inputs), self.context)
             graph.add_node(node)
             graph.add_edges_from((parent, node) for parent in inputs.values() if isinstance(parent, Node))
         return graph

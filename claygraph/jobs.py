@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from claygraph.variants import Config
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Job:
     ``index`` is its place in a sweep, None where it is no part of one.
     """
 
-    config: DictConfig
+    config: Config
     overrides: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     index: int | None = None

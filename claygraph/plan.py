@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
-from claygraph.errors import ClaygraphError, GraphError, PictureError, RequestError, nearest
+from claygraph.errors import ClaygraphError, GraphError, PictureError, RequestError
 from claygraph.files import locate
-from claygraph.graph import Graph, build
+from claygraph.graph import Graph, Known, build
 from claygraph.jobs import Job
+from claygraph.making import make_stage
 from claygraph.stage import Stage
 from claygraph.values import Recipe
+from claygraph.variants import Config, Section, Variant, variant_of
 
 KEEPING = ("store", "store_size")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -39,21 +37,71 @@ class Planned:
 
 
 def plan_all(jobs: Sequence[Job]) -> list[Planned]:
-    """One checked graph for each picture that each job names.
+    """One checked graph for each picture that each job names; equal work is one node object in all of them.
 
     Raises:
         RequestError: where no picture could come of the request: bad wiring, a bad setting, missing weights.
     """
-    planned = [each for job in jobs for each in _plan(job)]
+    planner = Planner()
+    planned = [each for job in jobs for each in planner.plan(job)]
     if planned and not any(each.graph for each in planned):
         raise RequestError("\n".join(str(each.error) for each in planned))
     return planned
 
 
-def _plan(job: Job) -> list[Planned]:
-    images, name = find_pictures(job.config.get("image")), job.config.get("name")
-    names = [str(name)] * len(images) if name else [Path(image).stem for image in images]
-    return [_one(job, image, name) for image, name in zip(images, _distinct(names), strict=True)]
+def graph_of(config: Config) -> Graph:
+    """The graph of a config for a single picture: every top-level mapping with a ``_target_`` is a stage."""
+    return Planner().graph(variant_of(config))
+
+
+class Planner:
+    """Makes graphs, and each stage, node and list of pictures only once for all of them."""
+
+    def __init__(self) -> None:
+        self._stages: dict[Section, Stage | RequestError] = {}
+        self._pictures: dict[str, list[str]] = {}
+        self._versions = tuple(versions().items())
+        self._known = Known()
+
+    def plan(self, job: Job) -> list[Planned]:
+        """The pictures of a job."""
+        variant = variant_of(job.config)
+        images, name = self._find(variant.get("image")), variant.get("name")
+        names = [str(name)] * len(images) if name else [Path(image).stem for image in images]
+        return [self._one(job, variant, *pair) for pair in zip(images, _distinct(names), strict=True)]
+
+    def _find(self, image: Any) -> list[str]:
+        key = repr(image)
+        if key not in self._pictures:
+            self._pictures[key] = find_pictures(image)
+        return self._pictures[key]
+
+    def _one(self, job: Job, variant: Variant, image: str, name: str) -> Planned:
+        try:
+            return Planned(job, image, self.graph(variant.having(image=image, name=name)))
+        except PictureError as error:
+            return Planned(job, image, error=error)
+
+    def graph(self, variant: Variant) -> Graph:
+        """The graph of a config for a single picture."""
+        nodes = {name: each for name, each in variant.sections().items() if isinstance(each.value, dict)}
+        made = {name: self._stage(each) for name, each in nodes.items() if "_target_" in each.value}
+        if faults := [str(each) for each in made.values() if isinstance(each, RequestError)]:
+            raise GraphError(faults)
+        stages = {name: each for name, each in made.items() if isinstance(each, Stage)}
+        wires = {name: nodes[name].value.get("inputs") or {} for name in stages}
+        same_as = {name: str(each.value["same_as"]) for name, each in nodes.items() if "same_as" in each.value}
+        recipe = Recipe(variant.json(but=KEEPING), self._versions)  # where results are kept is nothing of the picture's
+        context = _context(*(str(variant.get(name)) for name in ("device", "dtype", "compile")))
+        return build(stages, {"recipe": recipe}, wires, same_as, context, self._known)
+
+    def _stage(self, section: Section) -> Stage | RequestError:
+        if section not in self._stages:
+            try:
+                self._stages[section] = make_stage(section.name, section.value)
+            except RequestError as error:
+                self._stages[section] = error
+        return self._stages[section]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -66,95 +114,13 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def _one(job: Job, image: str, name: str) -> Planned:
-    cfg = job.config.copy()
-    cfg.image, cfg.name = image, name
-    try:
-        return Planned(job, image, graph_of(cfg))
-    except PictureError as error:
-        return Planned(job, image, error=error)
-
-
-def graph_of(cfg: DictConfig) -> Graph:
-    """The graph of a config for a single picture: every top-level mapping with a ``_target_`` is a stage."""
-    nodes = {str(name): node for name, node in cfg.items() if isinstance(node, DictConfig)}
-    stages, faults = {}, []
-    for name, node in nodes.items():
-        if "_target_" in node:
-            try:
-                stages[name] = _stage(name, node)
-            except RequestError as error:
-                faults.append(str(error))
-    if faults:
-        raise GraphError(faults)
-    wires = {name: dict(node.get("inputs") or {}) for name, node in nodes.items() if name in stages}
-    same_as = {name: str(node.same_as) for name, node in nodes.items() if "same_as" in node}
-    return build(stages, {"recipe": _recipe(cfg)}, wires, same_as, _context(cfg))
-
-
-def _stage(name: str, node: DictConfig) -> Stage:
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    settings = OmegaConf.masked_copy(node, [str(key) for key in node if key != "inputs"])
-    settings._set_parent(node._get_parent())  # so that ${...} still sees the whole config
-    try:
-        made = instantiate(settings, _convert_="all")
-    except InstantiationException as error:
-        raise RequestError(_why(name, node, error)) from error
-    if not isinstance(made, Stage):
-        raise RequestError(f"stage '{name}': _target_={node._target_!r} is not a claygraph.stage.Stage.")
-    return made
-
-
-def _why(name: str, node: DictConfig, error: Exception) -> str:
-    """One sentence about a stage that could not be made."""
-    cause = error.__cause__ or error
-    if isinstance(cause, ClaygraphError):
-        return f"stage '{name}': {cause}"
-    if isinstance(cause, TypeError) and (known := _settings_of(str(node._target_))):
-        odd = [str(key) for key in node if key not in {*known, "_target_", "inputs"}]
-        if odd:
-            return f"stage '{name}' has no setting '{odd[0]}'{nearest(odd[0], known)}"
-    reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-    if reason.startswith("Error loading"):
-        return f"stage '{name}': _target_={node._target_!r} cannot be imported: {_not_importable(str(node._target_))}"
-    return f"stage '{name}' ({node._target_}) cannot be made: {reason}"
-
-
-def _not_importable(target: str) -> str:
-    module, _, name = target.rpartition(".")
-    try:
-        found = import_module(module)
-    except Exception as error:  # whatever a plug-in raises while it is imported is its fault to tell
-        return f"{type(error).__name__}: {error}."
-    return f"module {module!r} has no {name!r}{nearest(name, [key for key in vars(found) if key[:1].isupper()])}"
-
-
-def _settings_of(target: str) -> list[str]:
-    from hydra.utils import get_object
-
-    try:
-        kind = get_object(target)
-    except Exception:  # the target itself is at fault, and that is told elsewhere
-        return []
-    kind = getattr(kind, "__self__", kind)
-    return [item.name for item in fields(kind)] if isinstance(kind, type) and issubclass(kind, Stage) else []
-
-
-def _context(cfg: DictConfig) -> str:
+@cache
+def _context(device: str, dtype: str, compiled: str) -> str:
     """What decides every result besides stages and files: versions of packages, what is computed on and with."""
-    device, visible = str(cfg.get("device")), os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if device == "auto":  # which is not known without torch, but no GPU comes or goes without one of these
         device = f"auto {Path('/dev/nvidiactl').exists() and visible not in ('', '-1')}"
-    return f"{versions()} {device.partition(':')[0]} {cfg.get('dtype')} {cfg.get('compile')}"
-
-
-def _recipe(cfg: DictConfig) -> Recipe:
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    if isinstance(resolved, dict):  # where results are kept says nothing of the picture
-        resolved = {key: value for key, value in resolved.items() if key not in KEEPING}
-    return Recipe(json.dumps(resolved, sort_keys=True, default=str), tuple(versions().items()))
+    return f"{versions()} {device.partition(':')[0]} {dtype} {compiled}"
 
 
 @cache
@@ -171,7 +137,7 @@ def versions() -> dict[str, str]:
 
 def find_pictures(image: Any) -> list[str]:
     """The pictures that ``image`` names: a file, a folder, a glob, or a list of them, in order and each once."""
-    wanted = list(image) if isinstance(image, ListConfig | list | tuple) else [image]
+    wanted = list(image) if isinstance(image, list | tuple) else [image]
     found = [path for pattern in wanted for path in _expand(str(pattern))]
     return list(dict.fromkeys(found))
 

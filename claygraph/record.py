@@ -23,6 +23,7 @@ from claygraph.files import write_over
 from claygraph.jobs import Job
 from claygraph.plan import Planned
 from claygraph.values import Score
+from claygraph.variants import variant_of
 
 SWEEP, RESULTS = "sweep.json", "results.csv"
 VERSION = 1
@@ -123,11 +124,9 @@ def _settings(entry: Entry) -> dict[str, str]:
 
 def _configured(job: Job, key: str) -> str:
     """The value of a key that a job leaves as it is; of a whole part only that it is the default."""
-    value: Any = job.config
     try:
-        for part in key.split("."):
-            value = value.get(part) if hasattr(value, "get") else None
-    except Exception:  # an interpolation that leads nowhere
+        value = variant_of(job.config).at(key)
+    except Exception:  # a key of another grammar, as in group@package, or an interpolation that leads nowhere
         return DEFAULT
     if isinstance(value, bool):
         return str(value).lower()

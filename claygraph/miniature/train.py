@@ -14,13 +14,15 @@ from claygraph.miniature import WEIGHTS
 MINUTES = {
     "vae": 22.0,
     "image_encoder": 8.0,
-    "base": 50.0,
+    "base": 110.0,
+    "ip_adapter": 10.0,
     "clay": 30.0,
     "toy": 10.0,
     "taggers": 12.0,
     "classifier": 6.0,
 }
 """Training time in minutes of one CPU core for each part; more helps everywhere."""
+REUSABLE = ("vae", "image_encoder", "base", "lora_clay", "lora_toy")
 Minutes = dict[str, float]
 
 
@@ -35,7 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reuse(options.work, options.weights, part)
     for part in PARTS if "all" in options.part else options.part:
         PARTS[part](options.work, options.weights, minutes)
+        if part in MINUTES:
+            _plot(options.work)
     return 0
+
+
+def _plot(work: Path) -> None:
+    from claygraph.miniature.losses import plot
+
+    plot(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "--reuse",
         action="append",
         default=[],
-        choices=["vae", "image_encoder"],
+        choices=REUSABLE,
         metavar="PART",
-        help="take vae or image_encoder from the weights as they are",
+        help=f"take a part from the weights, as it is or to train on from there: {', '.join(REUSABLE)}",
     )
     parser.add_argument(
         "--minutes",
@@ -109,6 +119,12 @@ def _base(work: Path, _weights: Path, minutes: Minutes) -> None:
     train_base(work, minutes["base"])
 
 
+def _ip_adapter(work: Path, _weights: Path, minutes: Minutes) -> None:
+    from claygraph.miniature.train_base import train_ip_adapter
+
+    train_ip_adapter(work, minutes["ip_adapter"])
+
+
 def _lora(name: str) -> Callable[[Path, Path, Minutes], None]:
     def run(work: Path, _weights: Path, minutes: Minutes) -> None:
         from claygraph.miniature.train_lora import train_lora
@@ -149,6 +165,7 @@ PARTS: dict[str, Callable[[Path, Path, Minutes], None]] = {
     "latents": _latents,
     "image_encoder": _image_encoder,
     "base": _base,
+    "ip_adapter": _ip_adapter,
     "clay": _lora("clay"),
     "toy": _lora("toy"),
     "taggers": _taggers,
