@@ -27,7 +27,7 @@ from claygraph.variants import variant_of
 
 SWEEP, RESULTS = "sweep.json", "results.csv"
 VERSION = 1
-DEFAULT = "default"
+DEFAULT, ABSENT = "default", "-"
 LEADS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Entry = dict[str, Any]
 SHAPE = {"started": str, "command": list, "axes": dict, "nodes": dict, "jobs": list}
@@ -73,7 +73,7 @@ def _entries(planned: Sequence[Planned]) -> list[Entry]:
     settings = [_settings(entry) for entry in entries]
     keys = {key: None for each in settings for key in each}
     for entry, found, each in zip(entries, settings, planned, strict=True):
-        entry["axes"] = {key: found.get(key) or _configured(each.job, key) for key in keys}
+        entry["axes"] = {key: found[key] if key in found else _configured(each.job, key) for key in keys}
     return entries
 
 
@@ -123,11 +123,14 @@ def _settings(entry: Entry) -> dict[str, str]:
 
 
 def _configured(job: Job, key: str) -> str:
-    """The value of a key that a job leaves as it is; of a whole part only that it is the default."""
+    """The value of a key that a job leaves as it is: what it is set to, or for a group which choice was made."""
+    config = variant_of(job.config)
+    if key in config.base.groups:
+        return str(config.base.groups[key])
     try:
-        value = variant_of(job.config).at(key)
-    except Exception:  # a key of another grammar, as in group@package, or an interpolation that leads nowhere
-        return DEFAULT
+        value = config.at(key)
+    except KeyError:  # a part that is taken out, or a key of another grammar, as in group@package
+        return ABSENT
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float | str) and value != "" else DEFAULT

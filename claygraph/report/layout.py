@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -31,6 +32,12 @@ def is_grid(jobs: Sequence[Any], axes: Mapping[str, Sequence[str]]) -> bool:
 def label(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
     """The values of some axes of a job, in short: the last part of each name will do."""
     return "  ".join(f"{short(key)}={shorten(entry['axes'][key])}" for key in keys)
+
+
+def usual(jobs: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """For each axis the value that most pictures have, if more than half do: what goes without saying in a list."""
+    counts = {axis: Counter(job["axes"][axis] for job in jobs).most_common(1) for axis in axes}
+    return {axis: most[0][0] for axis, most in counts.items() if most and 2 * most[0][1] > len(jobs)}
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -32,8 +32,9 @@
   const shown = (axis, value) => labels.get(axis).get(value) ?? cut(plain(value));
   const number = (value) => (value === undefined ? "–" : Number(value.toPrecision(4)).toString());
   const by = (role) => axes.filter((axis) => state.roles[axis] === role);
-  const settings = (cell) => axes.map((axis) => `${data.short[axis]}=${shown(axis, cell.axes[axis])}`).join("  ");
-  const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) : plain(cell.image)}`;
+  const told = (cell) => axes.filter((axis) => data.usual[axis] !== cell.axes[axis]);
+  const settings = (cell) => told(cell).map((axis) => `${data.short[axis]}=${shown(axis, cell.axes[axis])}`).join("  ");
+  const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) || "baseline" : plain(cell.image)}`;
 
   /* What of a cell's axes have these values: a key that sorts as the axes' values are ordered. */
   const place = (cell, keys) => keys.map((axis) => data.axes[axis].indexOf(cell.axes[axis]));
