@@ -1,4 +1,4 @@
-"""What a sweep was and how it went, on disk: ``sweep.json``, and ``results.csv`` with one row a picture.
+"""What a sweep was and how it went, on disk: ``sweep.json``.
 
 ``sweep.json`` is written before the run, with every job "planned", and again after it. Where a sweeper launches its
 jobs in several goes (Optuna does), those of the same command are kept together.
@@ -6,15 +6,12 @@ jobs in several goes (Optuna does), those of the same command are kept together.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,13 @@ from claygraph.errors import RequestError
 from claygraph.files import write_over
 from claygraph.jobs import Job
 from claygraph.plan import Planned
+from claygraph.results import write_results
 from claygraph.values import Score
 from claygraph.variants import variant_of
 
-SWEEP, RESULTS = "sweep.json", "results.csv"
+SWEEP = "sweep.json"
 VERSION = 1
 DEFAULT, ABSENT = "default", "-"
-LEADS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Entry = dict[str, Any]
 SHAPE = {"started": str, "command": list, "axes": dict, "nodes": dict, "jobs": list}
 JOB = {"index": int, "image": str, "command": str, "state": str, "stage": str, "error": str}
@@ -240,35 +237,3 @@ def _has_shape(sweep: Entry) -> bool:
 
 def _fits(found: Any, shape: Mapping[str, type]) -> bool:
     return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in shape.items())
-
-
-def write_results(folder: Path, sweep: Entry) -> None:
-    """Write ``results.csv``: one row a picture, a column for each axis and metric."""
-    axes = list(sweep["axes"])
-    metrics = list(dict.fromkeys(name for entry in sweep["jobs"] for name in entry["metrics"]))
-    text = StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["index", *axes, "overrides", *metrics, "state", "path", "error"])
-    for entry in sweep["jobs"]:
-        rows.writerow([_cell(value) for value in _row(entry, axes, metrics)])
-    write_over(folder / RESULTS, text.getvalue().encode())
-
-
-def _row(entry: Entry, axes: Sequence[str], metrics: Sequence[str]) -> list[Any]:
-    settings = [entry["axes"].get(axis, "") for axis in axes]
-    scores = [entry["metrics"].get(metric, "") for metric in metrics]
-    words = shlex.join(entry["overrides"])
-    return [entry["index"], *settings, words, *scores, entry["state"], "; ".join(entry["saved"]), entry["error"]]
-
-
-def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula; numbers stay numbers."""
-    text = str(value)
-    return f"'{text}" if text.startswith(LEADS_FORMULA) and not _is_number(text) else value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False

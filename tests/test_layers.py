@@ -26,6 +26,7 @@ RUN = (GRAPH | STORE) | {
     "claygraph.plan",
     "claygraph.progress",
     "claygraph.record",
+    "claygraph.results",
     "claygraph.execute",
 }
 ALLOWED = {
@@ -57,7 +58,8 @@ ALLOWED = {
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": set(),
     "claygraph/plan.py": GRAPH | {"claygraph.jobs"},
-    "claygraph/record.py": GRAPH | {"claygraph.jobs", "claygraph.plan"},
+    "claygraph/results.py": {"claygraph.files"},
+    "claygraph/record.py": GRAPH | {"claygraph.results", "claygraph.jobs", "claygraph.plan"},
     "claygraph/execute.py": RUN,
     "claygraph/reporting.py": {"claygraph.errors", "claygraph.report"},
     "claygraph/replay.py": RUN | {"claygraph.catalogue"},

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from claygraph.record import RESULTS, SWEEP
+from claygraph.record import SWEEP
 from claygraph.report.cells import Cell
 from claygraph.report.effects import FORMULA, effects
 from claygraph.report.layout import is_grid, roles, short_names, usual
+from claygraph.results import RESULTS
 
 if TYPE_CHECKING:
     import PIL.Image
