@@ -100,7 +100,9 @@ class Scheduler:
         self.values: dict[Node, Any] = {}
         self.ends = {node for graph in graphs for node in ends(graph)}
         self.todo = to_run(graphs, self._has)  # and not done yet
-        self.missing = {node: sum(parent in self.todo for parent in self.graph.predecessors(node)) for node in self.graph}
+        self.missing = {
+            node: sum(parent in self.todo for parent in self.graph.predecessors(node)) for node in self.graph
+        }
         self.uses = {node: sum(child in self.todo for child in self.graph.successors(node)) for node in self.graph}
         self.records: dict[Node, Record] = defaultdict(Record)
         self.parked: dict[Hashable, list[Parked]] = defaultdict(list)
