@@ -21,7 +21,7 @@ from claygraph.stage import Stage
 from claygraph.values import Recipe
 from claygraph.variants import Config, Section, Variant, variant_of
 
-KEEPING = ("store", "store_size")
+KEEPING = ("store", "store_size", "objective")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "opencv-python-headless", "numpy")
 
