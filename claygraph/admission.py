@@ -3,51 +3,72 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from typing import Any
 
 from claygraph.graph import Graph, Node
+from claygraph.weighing import bytes_in
+
+
+class Values(dict[Node, Any]):
+    """The values that are still needed, by node, with the bytes of their arrays: ``held`` of all of them."""
+
+    held = 0
+
+    def __setitem__(self, node: Node, value: Any) -> None:
+        self.held += bytes_in(value) - bytes_in(self.get(node))
+        super().__setitem__(node, value)
+
+    def __delitem__(self, node: Node) -> None:
+        self.held -= bytes_in(self[node])
+        super().__delitem__(node)
 
 
 class Admission:
-    """Lets graphs in, in order, so that no more than ``window`` are under way."""
+    """Lets graphs in, in order, so that no more than ``window`` are under way, and fewer while values hold ``most``.
 
-    def __init__(self, graphs: Sequence[Graph], window: int) -> None:
-        self.window = window
-        self.waiting = list(reversed(graphs))
-        self.open: dict[int, set[Node]] = {}
-        self.members: dict[Node, list[int]] = defaultdict(list)
-        self.done: set[Node] = set()
+    One is always under way. ``todo`` are the nodes that are to run and have not ended.
+    """
+
+    def __init__(self, graphs: Sequence[Graph], window: int, todo: Set[Node], values: Values, most: int) -> None:
+        self.window, self.todo, self.values, self.most = window, todo, values, most
+        self._waiting = iter(graphs)
+        self._next: Graph | None = next(self._waiting, None)
+        self._count = 0
+        self._open: dict[int, set[Node]] = {}
+        self._members: dict[Node, list[int]] = defaultdict(list)
 
     def admits(self, node: Node) -> bool:
-        """Whether a graph that the node belongs to has been let in."""
-        return node in self.members
+        """Whether a graph in which the node is to run has been let in."""
+        return node in self._members
 
     def admit(self, node: Node) -> None:
         """Let a node in by itself."""
-        self.members[node]
+        self._members[node]
 
     def more(self) -> list[Node]:
         """Nodes of the graphs that may begin now, in order."""
         let_in: dict[Node, None] = {}
-        while self.waiting and len(self.open) < self.window:
-            graph = self.waiting.pop()
-            number, left = len(self.waiting), set(graph) - self.done
-            for node in graph:
-                self.members[node].append(number)
-                let_in[node] = None
+        while self._next is not None and self._room():
+            left = [node for node in self._next if node in self.todo]
+            for node in left:
+                self._members[node].append(self._count)
             if left:
-                self.open[number] = left
+                self._open[self._count] = set(left)
+            let_in |= dict.fromkeys(left)
+            self._next, self._count = next(self._waiting, None), self._count + 1
         return list(let_in)
+
+    def _room(self) -> bool:
+        return not self._open or (len(self._open) < self.window and self.values.held < self.most)
 
     def finished(self, node: Node) -> list[Node]:
         """Note the end of a node; nodes that may begin because a graph has ended with it."""
-        self.done.add(node)
         ended = False
-        for number in self.members[node]:
-            left = self.open.get(number)
-            if left is not None:
-                left.discard(node)
-                if not left:
-                    del self.open[number]
-                    ended = True
+        for number in self._members.pop(node, ()):
+            left = self._open[number]
+            left.discard(node)
+            if not left:
+                del self._open[number]
+                ended = True
         return self.more() if ended else []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from time import perf_counter
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 import torch
@@ -20,20 +21,45 @@ class Done(NamedTuple):
     size: int
 
 
+def batch_key(call: Call[Any]) -> Hashable:
+    """Calls for which it is the same may share a batch."""
+    return type(call), call.batch_key
+
+
 def run_calls(calls: Sequence[Call[Any]], memory: Memory) -> list[Done]:
-    """Every call's value, in order. A failing batch is run again call by call, so that a fault stays with its own."""
+    """Every call's value, in order.
+
+    A batch that finds no memory is run again in halves, and batches of this key stay that small. One that fails
+    otherwise is run again call by call, so that a fault stays with its own; ``memory`` sees to it that a file that
+    cannot be used, and is to blame for all of them, is not tried again and again.
+    """
+    key = batch_key(calls[0])
+    with memory.running(key, calls[0], len(calls)):
+        return _run(key, calls, memory)
+
+
+def _run(key: Hashable, calls: Sequence[Call[Any]], memory: Memory) -> list[Done]:
     begun = perf_counter()
-    try:
-        values = type(calls[0]).run_batch(calls, memory)
-    except torch.OutOfMemoryError as error:
-        if len(calls) == 1:
-            return [Done(error, perf_counter() - begun, 1)]
-        memory.shrink()
+    found = _attempt(key, calls, memory)
+    if isinstance(found, list):
+        seconds = (perf_counter() - begun) / len(calls)
+        return [Done(value, seconds, len(calls)) for value in found]
+    if isinstance(found, torch.OutOfMemoryError) and len(calls) > 1:
+        memory.shrink(key, len(calls))
         half = len(calls) // 2
-        return run_calls(calls[:half], memory) + run_calls(calls[half:], memory)
+        return _run(key, calls[:half], memory) + _run(key, calls[half:], memory)
+    if len(calls) > 1:
+        return [done for call in calls for done in _run(key, [call], memory)]
+    if isinstance(found, torch.OutOfMemoryError) and memory.clear():
+        return _run(key, calls, memory)
+    return [Done(found, perf_counter() - begun, 1)]
+
+
+def _attempt(key: Hashable, calls: Sequence[Call[Any]], memory: Memory) -> list[Any] | Exception:
+    """The values, or what went wrong, without the tensors that its traceback would hold on to."""
+    try:
+        with memory.measuring(key, len(calls)):
+            return type(calls[0]).run_batch(calls, memory)
     except Exception as error:  # a call's failure is its value
-        if len(calls) == 1:
-            return [Done(error, perf_counter() - begun, 1)]
-        return [done for call in calls for done in run_calls([call], memory)]
-    seconds = (perf_counter() - begun) / len(calls)
-    return [Done(value, seconds, len(calls)) for value in values]
+        clear_frames(error.__traceback__)
+        return error

@@ -15,6 +15,8 @@ DIRECT = {  # sub-commands that take words instead of a config: where their func
     "stages": "claygraph.listing",
     "store": "claygraph.housekeeping",
     "status": "claygraph.status",
+    "report": "claygraph.reporting",
+    "replay": "claygraph.replay",
 }
 
 

@@ -38,8 +38,10 @@ class Result:
     scores: Mapping[str, Score] = field(default_factory=dict)
 
 
-def execute(jobs: Sequence[Job]) -> list[Result]:
+def execute(jobs: Sequence[Job], memory: Memory | None = None) -> list[Result]:
     """Make every picture of every job, in one scheduler; pictures that fail leave the others alone.
+
+    A ``memory`` of an earlier call keeps its weights loaded, and stands for the config's device, dtype and batch.
 
     Raises:
         RequestError: before anything runs, where a config is wrong.
@@ -50,11 +52,11 @@ def execute(jobs: Sequence[Job]) -> list[Result]:
         records.write_planned(folder_of(jobs), planned, begun.isoformat(timespec="seconds"))
     first = jobs[0].config
     store = open_store(first.get("store"), first.get("store_size", "10GB"))
-    from claygraph.memory import Memory  # after planning: a wrong request need not wait for torch
+    from claygraph import memory as memories  # after planning: a wrong request need not wait for torch
     from claygraph.progress import progress
     from claygraph.scheduler import Scheduler
 
-    memory = Memory(str(first.device), str(first.dtype), int(first.batch))
+    memory = memory or memories.Memory(str(first.device), str(first.dtype), int(first.batch))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()
@@ -127,6 +129,7 @@ def _node(node: Node, record: Record) -> dict[str, Any]:
         "seconds": round(record.seconds, 4),
         "batch_size": max(sizes, default=1),
         "batches": {call: dict(sorted(counts.items())) for call, counts in record.batches.items()},
+        **{what: dict(sorted(counts.items())) for what, counts in record.notes.items()},
     }
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
+from claygraph.digests import digest_of_file
 from claygraph.errors import WeightsError, nearest
 from claygraph.values import Weights
 
@@ -27,8 +27,7 @@ def digest(path: str | Path) -> str:
     """sha256 of a file's content, or of the names and digests of a folder's files."""
     path = Path(path)
     if not path.is_dir():
-        status = path.stat()
-        return _file_digest(path, (status.st_size, status.st_mtime_ns))
+        return digest_of_file(path)
     total = hashlib.sha256()
     for name, found in sorted(folder_digests(path).items()):
         total.update(f"{name} {found}\n".encode())
@@ -39,12 +38,6 @@ def folder_digests(path: Path) -> dict[str, str]:
     """sha256 of every file below a folder, by relative name."""
     files = [file for file in path.rglob("*") if file.is_file()]
     return {file.relative_to(path).as_posix(): digest(file) for file in files}
-
-
-@lru_cache(maxsize=65536)
-def _file_digest(path: Path, stamp: tuple[int, int]) -> str:  # noqa: ARG001 - a changed stamp asks anew
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights(setting: str, path: str) -> Weights:

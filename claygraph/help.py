@@ -13,6 +13,8 @@ SUBCOMMANDS = {
     "stages": "print every stage there is; stages NAME prints one in full",
     "status": "status DIR tells how far the run or sweep in a folder got",
     "store": "store [ls|gc|gc all|verify]: what is kept of earlier runs; make room; check all of it",
+    "report": "report DIR makes the report of a sweep again: report.html, contact_sheet.png, results.csv",
+    "replay": "replay PICTURE [out=DIR] makes a picture again by the recipe in it, and compares",
     "help": "print this",
 }
 

@@ -93,18 +93,6 @@ def ends(graph: Graph) -> list[Node]:
     return [node for node in graph if not graph.out_degree(node)]
 
 
-def part(graph: Graph, nodes: set[Node]) -> Graph:
-    """The graph of those of its nodes that are among ``nodes``, in its order."""
-    import networkx as nx
-
-    if nodes.issuperset(graph):
-        return graph
-    some: Graph = nx.DiGraph()
-    some.add_nodes_from(node for node in graph if node in nodes)
-    some.add_edges_from((one, other) for one, other in graph.edges if one in nodes and other in nodes)
-    return some
-
-
 def value_kinds(stages: Iterable[type[Stage]]) -> dict[str, type]:
     """Value types of plug-ins: every frozen dataclass in the module of a stage that is used, stages aside."""
     modules = {sys.modules[base.__module__] for stage in stages for base in stage.__mro__ if issubclass(base, Stage)}

@@ -1,61 +1,161 @@
-"""What is resident on the device: weights once per key, and how many rows a batch may hold."""
+"""What is resident on the device: weights once per key, the least recently used out first, and how many rows fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar, cast
+import gc
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from claygraph.errors import SettingError, check_choice
+from claygraph.devices import allocated, capacity, device_named, give_back
+from claygraph.errors import SettingError, WeightsError, check_choice
+from claygraph.limits import Limits
+from claygraph.sizes import in_bytes
+from claygraph.weighing import bytes_in
+
+if TYPE_CHECKING:
+    from claygraph.stage import Call
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CPU_BATCH, GPU_BATCH = 8, 64
+"""Calls in a batch where the setting is ``auto``: a CPU gains little beyond, a GPU as long as there is memory."""
 
 
 class Memory:
     """One device and what lies on it.
 
     ``device`` is a torch device name or ``auto`` (a GPU where there is one), ``dtype`` one of ``DTYPES`` or ``auto``
-    (float32 on a CPU, float16 on a GPU), ``batch`` the most calls that share one forward pass.
+    (float32 on a CPU, float16 on a GPU), ``batch`` the most calls that share one forward pass, or ``auto``. ``budget``
+    is what weights and computation together may take, as ``6GB`` or in bytes; ``auto`` is what the device has, less a
+    reserve.
+
+    What must go goes altogether and is loaded again when it is asked for: weights are mapped from their files, which
+    the operating system keeps in memory for as long as nobody needs that, so a second copy there would gain nothing.
     """
 
-    def __init__(self, device: str = "auto", dtype: str = "auto", batch: int = 8) -> None:
+    def __init__(
+        self, device: str = "auto", dtype: str = "auto", batch: int | str = 8, budget: int | str = "auto"
+    ) -> None:
         check_choice("dtype", dtype, ["auto", *DTYPES])
-        self.device = _device(device)
+        self.device = device_named(device)
         self.dtype = DTYPES.get(dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
-        self.batch = batch
-        self._resident: dict[Hashable, Any] = {}
+        self.batch = _batch(batch, self.device)
+        self.budget = capacity(self.device) if budget == "auto" else in_bytes("memory", budget)
+        self.loads: Counter[Hashable] = Counter()
+        self._limits = Limits(self.batch)
+        self._resident: dict[Hashable, Any] = {}  # least recently used first
+        self._sizes: dict[Hashable, int] = {}  # of all that was ever loaded
+        self._needs: dict[Hashable, set[Hashable]] = {}  # what batches of a key use
+        self._running: Hashable = None
+        self._held: set[Hashable] = set()
+        self._failed: dict[Hashable, WeightsError] = {}
 
     @property
     def vae_dtype(self) -> torch.dtype:
         """The VAE's dtype: never float16, in which SDXL's overflows."""
         return torch.bfloat16 if self.dtype == torch.float16 else self.dtype
 
-    def get(self, key: Hashable, load: Callable[[], T]) -> T:
-        """What ``load`` returned the first time this key was asked for."""
+    def get(self, key: Hashable, load: Callable[[], T], size: int | None = None) -> T:
+        """What ``load`` returns, kept under the key for as long as there is room; ``size`` where it cannot be seen.
+
+        Within batches of one kind a file that cannot be used is tried once.
+        """
         if key not in self._resident:
-            self._resident[key] = load()
-        return cast(T, self._resident[key])
+            value = self._loaded(key, load)
+            self._sizes[key] = bytes_in(value) if size is None else size
+            self._resident[key] = value
+            self.loads[key] += 1
+        value = self._resident[key] = self._resident.pop(key)
+        self._held.add(key)
+        self.make_room(0)
+        return value  # type: ignore[no-any-return]
 
-    def shrink(self) -> None:
-        """Halve the batch after the device ran out of memory, and give back what is cached."""
-        self.batch = max(1, self.batch // 2)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _loaded(self, key: Hashable, load: Callable[[], T]) -> T:
+        if failed := self._failed.get((self._running, key)):
+            raise failed.with_traceback(None)
+        self.make_room(self._sizes.get(key, 0))
+        try:
+            return load()
+        except WeightsError as error:
+            if self._running is not None:
+                self._failed[self._running, key] = error
+            raise
+
+    def make_room(self, size: int) -> bool:
+        """Put out what was unused for longest until ``size`` more bytes fit, never what the running batch uses.
+
+        Whether anything went.
+        """
+        going = []
+        for key in [key for key in self._resident if key not in self._held]:
+            if self.used() + size <= self.budget:
+                break
+            going.append(key)
+            self._put_out(key)
+        return bool(going)
+
+    def _put_out(self, key: Hashable) -> None:
+        del self._resident[key]
+        gc.collect()  # modules with hooks are cycles
+        give_back(self.device)
+
+    def used(self) -> int:
+        """Bytes that weights take: as the GPU counts, on a CPU as they were when last weighed."""
+        counted = allocated(self.device)
+        return sum(self._sizes[key] for key in self._resident) if counted is None else counted
+
+    @contextmanager
+    def running(self, key: Hashable, call: Call[Any], rows: int) -> Iterator[None]:
+        """For as long as it lasts a batch of so many calls has room, and what it gets stays."""
+        known = self._needs.get(key)
+        self._running, self._held = key, set(known or ())
+        self.make_room(self._missing() + rows * self._limits.bytes_of_row(key, call))
+        before = self.loads.total()
+        try:
+            yield
+        finally:
+            if known is None or self.loads.total() > before:  # adapters are put on a module after it was loaded
+                self._sizes |= {used: bytes_in(self._resident[used]) or self._sizes[used] for used in self._held}
+            self._needs[key], self._running, self._held = self._held, None, set()
+
+    def _missing(self) -> int:
+        """Bytes of what the running batch will load, as far as it is known."""
+        return sum(self._sizes[key] for key in self._held - self._resident.keys())
+
+    @contextmanager
+    def measuring(self, key: Hashable, rows: int) -> Iterator[None]:
+        """Learn what a batch takes beside weights, where the device counts it (a GPU)."""
+        before = allocated(self.device)
+        if before is None:
+            yield
+            return
+        torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        weights = max(before, torch.cuda.memory_allocated(self.device))
+        self._limits.measured(key, rows, torch.cuda.max_memory_allocated(self.device) - weights)
+
+    def rows(self, key: Hashable, call: Call[Any]) -> int:
+        """How many calls of this key (class and ``batch_key``) a batch may hold."""
+        weights = sum(self._sizes[each] for each in self._needs.get(key, ()))
+        return self._limits.rows(key, call, self.budget - weights)
+
+    def shrink(self, key: Hashable, rows: int) -> None:
+        """Half as many rows for this key from now on: so many found no room."""
+        self._limits.halve(key, rows)
+        give_back(self.device)
+
+    def clear(self) -> bool:
+        """Put out all that the running batch does not use; whether there was anything."""
+        return self.make_room(self.budget)
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device(_best_device())
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition(". ")[0].partition("\n")[0]
-        raise SettingError(f"device={name!r} cannot be used here ({reason}); give auto, cpu, cuda or mps.") from error
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _batch(given: int | str, device: torch.device) -> int:
+    if given == "auto":
+        return CPU_BATCH if device.type == "cpu" else GPU_BATCH
+    if not str(given).isdecimal() or not 1 <= int(given) <= 4096:
+        raise SettingError(f"batch={given!r} is no number of calls; give a whole number from 1 to 4096, or auto.")
+    return int(given)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -95,13 +96,16 @@ def _entry(place: int, planned: Planned, several: bool) -> Entry:
 
 
 def _alone(overrides: Sequence[str], image: str) -> list[str]:
-    """The overrides for one picture of a job that has several."""
-    return [*(each for each in overrides if each.partition("=")[0] != "image"), f"image={quoted(image)}"]
+    """The overrides for one picture of a job that has several: ``image`` is this one, in its place or at the front."""
+    ours = f"image={quoted(image)}"
+    rest = [ours if each.partition("=")[0] == "image" else each for each in overrides]
+    return rest if ours in rest else [ours, *rest]
 
 
 def quoted(text: str) -> str:
     """``text`` as a value of Hydra's override grammar that means just that, whatever is in it."""
-    inner = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    inner = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # backslashes count only before what they escape
+    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), inner)
     plain = text and all(c.isascii() and (c.isalnum() or c in "/._-") for c in text)
     return text if plain else f"'{inner}'"
 
@@ -150,7 +154,8 @@ def _about(planned: Planned, end: Ended) -> dict[str, str]:
     from inspect import getdoc
 
     nodes = planned.graph.graph["nodes"] if planned.graph is not None else {}
-    docs = {name: getdoc(type(nodes[stage].stage)) or "" for name, (stage, _) in named(end.scores).items()}
+    stages = {name: stage for name, (stage, _) in named(end.scores).items() if stage in nodes}
+    docs = {name: getdoc(type(nodes[stage].stage)) or "" for name, stage in stages.items()}
     return {name: " ".join(doc.partition("\n\n")[0].split()) for name, doc in docs.items()}
 
 

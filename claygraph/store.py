@@ -151,14 +151,19 @@ class Store:
     def _grown(self, size: int) -> None:
         """Count what was written, over all processes, and make room where it is too much."""
         with locked(self.folder / "lock"):
-            try:
-                total = int((self.folder / "size").read_text()) + size
-            except (OSError, ValueError):  # new, or cut short by a kill
-                total = self._total()
+            total = self._noted() + size
+            if total > self.limit:
+                total = self._total()  # what was written twice was counted twice
             if total > self.limit:
                 list(self._remove(int(self.limit * ROOM)))
                 total = self._total()
             self._note(total)
+
+    def _noted(self) -> int:
+        try:
+            return int((self.folder / "size").read_text())
+        except (OSError, ValueError):  # new, or cut short by a kill
+            return self._total()
 
     def _total(self) -> int:
         return sum(entry.size for entry in self.entries())

@@ -14,19 +14,15 @@ if TYPE_CHECKING:
 
 
 class _Arrays:
-    """Makes the array fields of a frozen value read-only, so that nothing downstream can change them.
-
-    They are contiguous, so that a value is laid out alike whether it was just made or comes from the store.
-    """
+    """Makes the array fields of a frozen value read-only, and contiguous as they come from the store."""
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             value = getattr(self, item.name)
             if hasattr(value, "setflags"):
-                if not value.flags.c_contiguous:
-                    value = value.copy(order="C")
-                    object.__setattr__(self, item.name, value)
+                value = value if value.flags.c_contiguous else value.copy(order="C")
                 value.setflags(write=False)
+                object.__setattr__(self, item.name, value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,17 @@
+import multiprocessing
+import os
 import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from claygraph import files
 from claygraph.errors import WeightsError
-from claygraph.files import digest, header, locate, weights
+from claygraph.files import digest, header, locate, weights, write_new
 
 
 def test_a_bundled_path_lies_in_the_package() -> None:
@@ -63,3 +68,40 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
 def test_a_missing_folder_is_told_from_where_it_is_missing(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"does not exist; the folder .* is the last that does"):
         weights("checkpoint.path", str(tmp_path / "no" / "such" / "file.safetensors"))
+
+
+def test_the_same_content_is_the_same_file(tmp_path: Path) -> None:
+    paths = [write_new(tmp_path, "cat", ".png", content) for content in (b"one", b"two", b"one", b"two")]
+    assert [path.name for path in paths] == ["cat.png", "cat-2.png", "cat.png", "cat-2.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cat-2.png", "cat.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_write_that_was_killed_leaves_nothing_once_it_is_done_again(when: str, tmp_path: Path) -> None:
+    """Killed before the file had its name, or just after."""
+
+    def kill(part: Path, path: Path) -> bool:
+        if when == "after":
+            path.hardlink_to(part)
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=_killed, args=(tmp_path, kill))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert len(list(tmp_path.iterdir())) == (2 if when == "after" else 1)
+    assert write_new(tmp_path, "cat", ".png", b"content").name == "cat.png"
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("cat.png", b"content")]
+
+
+def _killed(folder: Path, kill: Callable[[Path, Path], bool]) -> None:
+    files._claim = kill  # type: ignore[assignment]
+    write_new(folder, "cat", ".png", b"content")
+
+
+def test_many_writers_of_the_same_make_one_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: write_new(tmp_path, "cat", ".png", b"content"), range(40)))
+    assert {path.name for path in paths} == {"cat.png"}
+    assert [file.name for file in tmp_path.iterdir()] == ["cat.png"]

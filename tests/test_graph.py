@@ -1,7 +1,13 @@
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from claygraph import sources
 from claygraph.errors import GraphError
 from claygraph.graph import build
 from claygraph.stage import Stage
@@ -94,3 +100,100 @@ def test_a_cycle_is_spelt_out() -> None:
 def test_a_given_value_is_type_checked() -> None:
     with pytest.raises(GraphError, match="takes Word on its input 'note', but 'note' makes Number"):
         build(chain(), {"note": Number(1.0)})
+
+
+@dataclass(frozen=True)
+class Reader(Stage):
+    """Reads two files, and a folder of them."""
+
+    first: str = ""
+    pairs: tuple[tuple[str, float], ...] = ()
+    folder: str = ""
+    note: str = ""
+
+    def files(self) -> Sequence[str]:
+        below = sorted(str(file) for file in Path(self.folder).iterdir()) if self.folder else []
+        return [path for path in (self.first, *(path for path, _ in self.pairs)) if path] + below
+
+    def run(self) -> Number:
+        return Number(0)
+
+
+def key(**settings: Any) -> str:
+    return str(build({"reader": Reader(**settings)}).graph["nodes"]["reader"].key)
+
+
+def test_where_a_file_lies_is_no_part_of_the_key_but_what_it_is_for_is(tmp_path: Path) -> None:
+    one, two, copy = (str(tmp_path / name) for name in ("one", "two", "copy"))
+    for path, text in ((one, "1"), (two, "2"), (copy, "1")):
+        Path(path).write_text(text)
+    assert key(first=one) == key(first=copy) != key(first=two)
+    assert key(first=one, pairs=((two, 0.5),)) == key(first=copy, pairs=((two, 0.5),))
+    assert key(pairs=((one, 0.5), (two, 1.0))) != key(pairs=((two, 0.5), (one, 1.0)))
+    assert key(first=one, note=two) != key(first=one, note="other")
+    before = key(first=one, pairs=((two, 0.5),))
+    Path(one).write_text("2")
+    Path(two).write_text("1")
+    assert key(first=one, pairs=((two, 0.5),)) != before
+    assert key(first=two, pairs=((one, 0.5),)) == before
+
+
+def test_a_folder_counts_by_the_names_and_contents_in_it(tmp_path: Path) -> None:
+    for folder, names in (("a", "xy"), ("b", "xy"), ("c", "yx")):
+        (tmp_path / folder).mkdir()
+        for name, text in zip(names, "12", strict=True):
+            (tmp_path / folder / name).write_text(text)
+    a, b, c = (key(folder=str(tmp_path / name)) for name in "abc")
+    assert a == b != c
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from claygraph.stage import Stage
+from claygraph.values import Tags
+
+@dataclass(frozen=True)
+class Plugin(Stage):
+    def run(self) -> Tags:
+        return Tags({tags})
+"""
+
+
+def test_an_edited_plug_in_has_other_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    keys = []
+    for tags in ("()", "(('clay', 1.0),)", "()"):
+        (tmp_path / "some_plugin.py").write_text(PLUGIN.format(tags=tags))
+        for cached in (sources.code_of, sources._module):
+            cached.cache_clear()
+        importlib.invalidate_caches()
+        sys.modules.pop("some_plugin", None)
+        plugin = importlib.import_module("some_plugin").Plugin()
+        keys.append(build({"plugin": plugin}).graph["nodes"]["plugin"].key)
+    sys.modules.pop("some_plugin", None)
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_code_that_stages_build_on_is_part_of_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sources.code_of(Source)
+    sources.code_of.cache_clear()
+    monkeypatch.setattr(sources, "_shared", lambda: "edited")
+    assert sources.code_of(Source) != before
+    sources.code_of.cache_clear()
+
+
+def test_a_stage_without_a_source_file_is_other_code_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [type("Typed", (Source,), {"__module__": f"typed{number}"}) for number in range(2)]
+    before = [sources.code_of(kind) for kind in kinds]
+    for cached in (sources.code_of, sources._module):
+        cached.cache_clear()
+    monkeypatch.setattr(sources, "UNKNOWN", "of another process")
+    assert sources.code_of(kinds[0]) != before[0]
+    sources.code_of.cache_clear()
+    sources._module.cache_clear()
+
+
+def test_the_context_is_part_of_every_key() -> None:
+    keys = [build(chain(), context=context).graph["nodes"]["source"].key for context in ("cpu", "cuda", "cpu")]
+    assert keys[0] == keys[2] != keys[1]

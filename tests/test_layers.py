@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BOTTOM = {"claygraph", "claygraph.errors"}
+BOTTOM = {"claygraph", "claygraph.errors", "claygraph.digests"}
 VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", "claygraph.recipes"}
-STAGE = VALUES | {"claygraph.stage", "claygraph.memory"}
+MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
+STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
-GRAPH = STAGE | {"claygraph.graph"}
-RUN = GRAPH | {
+GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
+STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
+RUN = (GRAPH | STORE) | {
+    "claygraph.kept",
+    "claygraph.merged",
+    "claygraph.flow",
     "claygraph.jobs",
     "claygraph.admission",
     "claygraph.batches",
@@ -26,15 +31,29 @@ RUN = GRAPH | {
 ALLOWED = {
     "claygraph/errors.py": set(),
     "claygraph/values.py": set(),
-    "claygraph/files.py": {"claygraph.errors", "claygraph.values"},
+    "claygraph/digests.py": set(),
+    "claygraph/files.py": {"claygraph.digests", "claygraph.errors", "claygraph.values"},
     "claygraph/pictures.py": {"claygraph.errors", "claygraph.files"},
     "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
-    "claygraph/memory.py": {"claygraph.errors"},
+    "claygraph/weighing.py": set(),
+    "claygraph/devices.py": {"claygraph.errors"},
+    "claygraph/limits.py": {"claygraph.stage"},
+    "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
-    "claygraph/graph.py": STAGE,
+    "claygraph/sources.py": {"claygraph.stage"},
+    "claygraph/graph.py": STAGE | {"claygraph.sources"},
+    "claygraph/packing.py": {"claygraph", "claygraph.values"},
+    "claygraph/locks.py": set(),
+    "claygraph/sizes.py": {"claygraph.errors"},
+    "claygraph/store.py": {"claygraph.locks", "claygraph.packing", "claygraph.sizes"},
+    "claygraph/kept.py": GRAPH | STORE,
+    "claygraph/merged.py": GRAPH,
+    "claygraph/flow.py": GRAPH | {"claygraph.admission", "claygraph.kept", "claygraph.merged"},
+    "claygraph/housekeeping.py": STORE | {"claygraph.composing", "claygraph.errors", "claygraph.jobs"},
+    "claygraph/status.py": {"claygraph.errors"},
     "claygraph/batches.py": STAGE,
     "claygraph/admission.py": GRAPH,
-    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission"},
+    "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission", "claygraph.flow", "claygraph.kept"},
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": {"claygraph.variants"},
     "claygraph/variants.py": set(),
@@ -46,7 +65,9 @@ ALLOWED = {
     "claygraph/plan.py": GRAPH | {"claygraph.jobs", "claygraph.making", "claygraph.variants"},
     "claygraph/record.py": GRAPH | {"claygraph.jobs", "claygraph.plan", "claygraph.variants"},
     "claygraph/execute.py": RUN,
-    "claygraph/commands.py": RUN,
+    "claygraph/reporting.py": {"claygraph.errors", "claygraph.report"},
+    "claygraph/replay.py": RUN | {"claygraph.catalogue"},
+    "claygraph/commands.py": RUN | {"claygraph.reporting"},
     "claygraph/help.py": set(),
     "claygraph/catalogue.py": {"claygraph.errors", "claygraph.help", "claygraph.stage"},
     "claygraph/listing.py": {"claygraph.catalogue", "claygraph.errors", "claygraph.stage"},

@@ -17,7 +17,8 @@ from claygraph.stages.save import Save, file_name
 from claygraph.values import Image, Recipe
 from tests.pictures import RGB, chunk, hostile, noise, png
 
-RECIPE = Recipe('{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}', (("torch", "2.6"),), (("a.png", "0" * 64),))
+CONFIG = '{"sampler": {"steps": 6}, "prompt": {"text": "argile à modeler 粘土"}}'
+RECIPE = Recipe(CONFIG, (("torch", "2.6"),), (("a.png", "0" * 64),))
 
 
 def names(folder: Path) -> list[str]:

@@ -92,7 +92,7 @@ def test_values_are_freed_after_their_last_use() -> None:
     graph = job(8)
     scheduler = Scheduler([graph], Memory("cpu"))
     scheduler.run()
-    left = {node.name: value for node, value in scheduler.values.items() if value is not None}
+    left = {node.name: value for node, value in scheduler.flow.values.items()}
     assert left == {"spell": Word("=4")}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import safe_open
+from torch.overrides import TorchFunctionMode
 
 from claygraph import files
 from claygraph.diffusion import describe
@@ -78,7 +79,7 @@ def load_text_encoders(checkpoint: Checkpoint, memory: Memory) -> tuple[CLIPText
 
     def open_clip(tensors: Tensors) -> Tensors:
         linear, bare = f"{describe.CLIP_G}text_projection.weight", f"{describe.CLIP_G}text_projection"
-        tensors = tensors | ({bare: tensors[linear].T} if linear in tensors else {})
+        tensors = _taken_apart(tensors) | ({bare: tensors[linear].T} if linear in tensors else {})
         return dict(convert_open_clip_checkpoint(second, tensors, prefix=describe.CLIP_G))
 
     first = _empty_text_encoder(CLIPTextModel, checkpoint, "text_encoder")
@@ -86,6 +87,17 @@ def load_text_encoders(checkpoint: Checkpoint, memory: Memory) -> tuple[CLIPText
     _fill_text_encoder(first, checkpoint, "text_encoder", convert_ldm_clip_checkpoint, memory)
     _fill_text_encoder(second, checkpoint, "text_encoder_2", open_clip, memory)
     return first, second
+
+
+def _taken_apart(tensors: Tensors) -> Tensors:
+    """OpenCLIP's stacked queries, keys and values as views of their own; the converter would copy them."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        stem, stacked, kind = name.rpartition(".in_proj_")
+        parts = tensor.chunk(3) if stacked else ()
+        found |= {f"{stem}.{part}_proj.{kind}": each for part, each in zip("qkv", parts, strict=False)}
+        found |= {} if stacked else {name: tensor}
+    return found
 
 
 def _empty_text_encoder(kind: Callable[[Any], M], checkpoint: Checkpoint, part: str) -> M:
@@ -123,8 +135,17 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def _empty(build: Callable[[], M]) -> M:
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return build()
+
+
+class _Unfilled(TorchFunctionMode):
+    """While it lasts ``torch.nn.init`` does nothing, in this thread: what has no memory yet needs no numbers."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs or {})
 
 
 def _part(source: Path, part: str, prefixes: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> Tensors:

@@ -63,12 +63,12 @@ def _relief(distance: Plane, smooth: Pixels) -> Plane:
 def _lumps(random: np.random.Generator, height: int, width: int) -> Plane:
     """Kneading marks: smooth noise of two sizes and a few fingerprints."""
     field = np.zeros((height, width), np.float32)
-    for cell, strength in ((26, 1.3), (10, 0.42)):
+    for cell, strength in ((26, 0.58), (10, 0.19)):
         grid = random.standard_normal((height // cell + 4, width // cell + 4)).astype(np.float32)
         big = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
         field += strength * big[cell : cell + height, cell : cell + width]
     for _ in range(round(height * width / 9000)):
-        field += 0.42 * _fingerprint(random, height, width)
+        field += 0.2 * _fingerprint(random, height, width)
     return field
 
 

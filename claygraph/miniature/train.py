@@ -21,6 +21,7 @@ MINUTES = {
     "classifier": 6.0,
 }
 """Training time in minutes of one CPU core for each part; more helps everywhere."""
+REUSABLE = ("vae", "image_encoder", "base", "lora_clay", "lora_toy")
 Minutes = dict[str, float]
 
 
@@ -35,7 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reuse(options.work, options.weights, part)
     for part in PARTS if "all" in options.part else options.part:
         PARTS[part](options.work, options.weights, minutes)
+        if part in MINUTES:
+            _plot(options.work)
     return 0
+
+
+def _plot(work: Path) -> None:
+    from claygraph.miniature.losses import plot
+
+    plot(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--reuse",
         action="append",
         default=[],
-        choices=["vae", "image_encoder"],
+        choices=REUSABLE,
         metavar="PART",
-        help="take vae or image_encoder from the weights as they are",
+        help=f"take a part from the weights, as it is or to train on from there: {', '.join(REUSABLE)}",
     )
     parser.add_argument(
         "--minutes",

@@ -50,7 +50,9 @@ def load_joint(work: Path) -> Joint:
 
 def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]) -> torch.Tensor:
     """The loss of one random batch."""
-    batch = data.draw(progress, dropped=0.15)
+    batch = data.draw(
+        0.5 + progress / 2, dropped=0.15
+    )  # large crops from early on: on small ones grounds stay blotched
     noised = noise.like(batch.clay, high=0.97)
     x = noised.add(batch.clay + mix(noise, noised, data.random) * (batch.picture - batch.clay))
     with half():

@@ -57,6 +57,7 @@ class Trainer:
 
         `loss_of` gets the progress, 0..1, and draws its own batch.
         """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.resume()
         budget, recent = minutes * 60, list[float]()
         begun = saved = time.thread_time()
@@ -66,14 +67,18 @@ class Trainer:
             now = time.thread_time()
             self.elapsed = before + now - begun
             if self.step % 100 == 0:
-                mean = sum(recent) / len(recent)
-                print(f"{self.file.stem} step {self.step} {self.elapsed:.0f}s loss {mean:.4f}", flush=True)
+                self._tell(sum(recent) / len(recent))
                 recent.clear()
             if now - saved > SAVE_EVERY:
                 self.save()
                 saved = now
         self.save()
         self.use_average()
+
+    def _tell(self, loss: float) -> None:
+        print(f"{self.file.stem} step {self.step} {self.elapsed:.0f}s loss {loss:.4f}", flush=True)
+        with self.file.with_suffix(".losses").open("a") as file:
+            file.write(f"{self.step} {loss:.5f}\n")
 
     def _update(self, loss_of: Callable[[float], torch.Tensor], progress: float) -> float:
         factor = min(1.0, (self.step + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))))
@@ -104,7 +109,6 @@ class Trainer:
         for name, parameter in self.named.items():
             state = self._optimiser_of(parameter).state.get(parameter, {})
             tensors |= {f"{key}.{name}": state[key].contiguous() for key in ("exp_avg", "exp_avg_sq") if key in state}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
         save_file(tensors, part, {"progress": json.dumps({"step": self.step, "elapsed": self.elapsed})})
         part.rename(self.file)

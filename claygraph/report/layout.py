@@ -7,16 +7,20 @@ from math import prod
 from typing import Any
 
 ROWS, COLUMNS, PAGES = "rows", "columns", "pages"
+MOST = {COLUMNS: 8, ROWS: 24}
+"""Up to how many columns and rows several axes are put side by side."""
 LEAST_FILLED = 0.5
 
 
 def roles(axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What each axis is at first: the last one columns, the one before it rows, all others pages."""
-    names = list(axes)
-    first = {names[-1]: COLUMNS} if names else {}
-    if len(names) > 1:
-        first[names[-2]] = ROWS
-    return {name: first.get(name, PAGES) for name in names}
+    """What each axis is at first: the last ones columns and those before them rows, as far as they fit; others pages."""
+    found, left = dict.fromkeys(axes, PAGES), list(axes)
+    for role, most in MOST.items():
+        size = 1
+        while left and (size == 1 or size * len(axes[left[-1]]) <= most):
+            size *= len(axes[left[-1]])
+            found[left.pop()] = role
+    return found
 
 
 def is_grid(jobs: Sequence[Any], axes: Mapping[str, Sequence[str]]) -> bool:

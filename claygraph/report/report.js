@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
+  data.cells.forEach((cell, at) => { cell.at = at; });
   const $ = (id) => document.getElementById(id);
   const axes = Object.keys(data.axes);
   const metrics = Object.keys(data.metrics);
@@ -19,10 +20,19 @@
   }
 
   const plain = (text) => String(text).replace(/^(['"])(.*)\1$/, "$2").replace(/\\([\\'":])/g, "$1");
-  const shown = (value) => (plain(value).length > 40 ? "…" + plain(value).slice(-39) : plain(value));
+  const cut = (text) => (text.length > 40 ? "…" + text.slice(-39) : text);
+  const last = (text) => text.split("/").pop();
+
+  /* What stands for a value of an axis: of paths the file names, where these tell them apart. */
+  const labels = new Map(axes.map((axis) => {
+    const texts = data.axes[axis].map(plain);
+    const paths = texts.some((text) => text.includes("/")) && new Set(texts.map(last)).size === texts.length;
+    return [axis, new Map(data.axes[axis].map((value, at) => [value, cut(paths ? last(texts[at]) : texts[at])]))];
+  }));
+  const shown = (axis, value) => labels.get(axis).get(value) ?? cut(plain(value));
   const number = (value) => (value === undefined ? "–" : Number(value.toPrecision(4)).toString());
   const by = (role) => axes.filter((axis) => state.roles[axis] === role);
-  const settings = (cell) => axes.map((axis) => `${axis}=${shown(cell.axes[axis])}`).join("  ");
+  const settings = (cell) => axes.map((axis) => `${axis}=${shown(axis, cell.axes[axis])}`).join("  ");
   const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) : plain(cell.image)}`;
 
   /* What of a cell's axes have these values: a key that sorts as the axes' values are ordered. */
@@ -54,10 +64,10 @@
     }
   }, { rootMargin: "700px" });
 
-  function frame(cell, at) {
+  function frame(cell) {
     if (cell.thumb) {
       const image = make("img", { alt: "", decoding: "async" });
-      image.dataset.at = at;
+      image.dataset.at = cell.at;
       nearby.observe(image);
       return make("span", { className: "frame" }, image);
     }
@@ -77,12 +87,11 @@
   }
 
   function card(cell, captioned) {
-    const at = data.cells.indexOf(cell);
     const kind = cell.thumb ? "" : cell.state === "planned" ? " waiting" : " failed";
-    const button = make("button", { type: "button", className: `cell${kind}`, title: name(cell) }, frame(cell, at), ...scores(cell));
+    const button = make("button", { type: "button", className: `cell${kind}`, title: name(cell) }, frame(cell), ...scores(cell));
     if (captioned) button.append(make("span", { className: "caption" }, name(cell)));
     button.setAttribute("aria-label", `${name(cell)}${cell.error ? `, ${cell.error}` : ""}`);
-    button.dataset.at = at;
+    button.dataset.at = cell.at;
     return button;
   }
 
@@ -103,7 +112,7 @@
 
   function leaf(page, listed) {
     const body = listed ? list(page.cells) : grid(page.cells);
-    const title = page.values.map(([axis, value]) => `${axis} = ${shown(value)}`).join(", ");
+    const title = state.page === ALL ? page.values.map(([axis, value]) => `${axis} = ${shown(axis, value)}`).join(", ") : "";
     return make("div", { className: "leaf" }, ...(title ? [make("h3", {}, title)] : []), make("div", { className: "scroll" }, body));
   }
 
@@ -115,7 +124,7 @@
   }
 
   function list(cells) {
-    lines.push(...cells.map((cell) => [data.cells.indexOf(cell)]));
+    lines.push(...cells.map((cell) => [cell.at]));
     return make("div", { className: "list" }, ...cells.map((cell) => card(cell, true)));
   }
 
@@ -130,7 +139,7 @@
     const body = make("tbody");
     for (const row of rows) {
       const found = columns.map((column) => row.cells.filter((cell) => column.cells.includes(cell)));
-      lines.push(found.flat().map((cell) => data.cells.indexOf(cell)));
+      lines.push(found.flat().map((cell) => cell.at));
       const head = by("rows").length ? [heading(row, "row")] : [];
       body.append(make("tr", {}, ...head, ...found.map((own) => make("td", {}, ...own.map((cell) => card(cell, own.length > 1))))));
     }
@@ -139,13 +148,13 @@
   }
 
   function heading(group, scope) {
-    const parts = group.values.map(([axis, value]) => make("span", {}, make("i", {}, `${axis} `), shown(value)));
+    const parts = group.values.map(([axis, value]) => make("span", { title: plain(value) }, make("i", {}, `${axis} `), shown(axis, value)));
     return make("th", { scope }, ...parts);
   }
 
   function fillPager(pages) {
     $("pager").hidden = pages.length < 2;
-    const options = pages.map((page, at) => make("option", { value: at }, page.values.map(([axis, value]) => `${axis} = ${shown(value)}`).join(", ")));
+    const options = pages.map((page, at) => make("option", { value: at }, page.values.map(([axis, value]) => `${axis} = ${shown(axis, value)}`).join(", ")));
     $("page").replaceChildren(...options, make("option", { value: ALL }, `all ${pages.length} pages`));
     if (state.page !== ALL) state.page = Math.min(state.page, pages.length - 1);
     $("page").value = state.page;
@@ -182,6 +191,13 @@
     resize(narrow ? 104 : data.cells.length > 300 ? 112 : 152);
   }
 
+  /* Thumbnails of one shape lie close together; of several shapes each has a square. */
+  function shape() {
+    const ratios = data.cells.filter((cell) => cell.thumb).map((cell) => cell.size[0] / cell.size[1]);
+    const alike = ratios.length && Math.max(...ratios) < 1.02 * Math.min(...ratios);
+    document.documentElement.style.setProperty("--ratio", alike ? ratios[0] : 1);
+  }
+
   function resize(pixels) {
     $("size").value = pixels;
     document.documentElement.style.setProperty("--size", `${pixels}px`);
@@ -197,9 +213,15 @@
     if (waiting) $("summary").append(`${waiting} not run yet, `);
     $("summary").append(data.started.replace("T", " ").replace("+00:00", " UTC"));
     $("failures").hidden = !failed.length;
+    const reasons = new Map();
     for (const cell of failed) {
-      const button = make("button", { type: "button" }, make("b", {}, `#${cell.index}${cell.stage ? ` ${cell.stage}` : ""}: `), cell.error);
-      button.dataset.at = data.cells.indexOf(cell);
+      const why = `${cell.stage ? `${cell.stage}: ` : ""}${cell.error}`;
+      reasons.set(why, [...(reasons.get(why) || []), cell]);
+    }
+    for (const [why, cells] of reasons) {
+      const count = cells.length > 1 ? `${cells.length} pictures: ` : `#${cells[0].index} `;
+      const button = make("button", { type: "button" }, make("b", {}, count), why);
+      button.dataset.at = cells[0].at;
       $("failures").querySelector("ul").append(make("li", {}, button));
     }
     const quote = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\"'\"'")}'`);
@@ -228,14 +250,14 @@
     $("chart").replaceChildren(...own.map((effect) => make("div", { className: "effect" },
       make("h3", {}, make("span", {}, effect.axis), make("span", {}, `${(100 * effect.share).toFixed(1)} %`)),
       make("div", { className: "share" }, make("i", { style: `width:${100 * effect.share}%` })),
-      ...effect.levels.map((level) => drawLevel(level, percent)))));
+      ...effect.levels.map((level) => drawLevel(effect.axis, level, percent)))));
   }
 
-  function drawLevel(level, percent) {
+  function drawLevel(axis, level, percent) {
     const [from, to] = [percent(level.mean - level.spread), percent(level.mean + level.spread)];
     const track = make("span", { className: "track" }, make("i", { style: `left:${from}%;width:${to - from}%` }), make("b", { style: `left:${percent(level.mean)}%` }));
     const words = `${number(level.mean)} ± ${number(level.spread)}, n = ${level.count}`;
-    return make("div", { className: "level" }, make("span", { title: plain(level.value) }, shown(level.value)), track, make("span", {}, words));
+    return make("div", { className: "level" }, make("span", { title: plain(level.value) }, shown(axis, level.value)), track, make("span", {}, words));
   }
 
   /* ---- one picture, large ---- */
@@ -280,7 +302,7 @@
     const option = (value, text) => make("option", { value }, text);
     const pinned = view.pinned === null || view.pinned === view.at ? [] : [option("pinned", `pinned ${name(data.cells[view.pinned])}`)];
     const source = cell.source ? [option("source", "the source")] : [];
-    const group = make("optgroup", { label: "another picture" }, ...others.map((other) => option(data.cells.indexOf(other), name(other))));
+    const group = make("optgroup", { label: "another picture" }, ...others.map((other) => option(other.at, name(other))));
     $("against").replaceChildren(option("", "nothing"), ...source, ...pinned, group);
     $("against").value = view.against;
     if ($("against").value !== view.against) $("against").value = view.against = "";
@@ -477,6 +499,7 @@
     drag((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
   }
 
+  shape();
   fillControls();
   fillPage();
   fillEffects();

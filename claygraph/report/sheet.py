@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import PIL.ImageFont
 
 GAP, LINE, SIZE = 10, 18, 13
-MOST = 60_000_000
+MOST = 16_000_000
 """Pixels of a sheet; thumbnails are made smaller for it."""
 BACK, INK, RED, PALE = "#faf7f4", "#2b2320", "#b3261e", "#fbe4e1"
 
@@ -33,17 +33,17 @@ class Block:
 
 
 def sheet(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> bytes:
-    """The sheet as PNG: a grid for each page of the sweep, or all in a row where its axes make no grid."""
+    """The sheet as PNG: a grid for each page of the sweep, side by side, or one of all where its axes make no grid."""
     from PIL import Image
 
     parts = blocks(cells, axes)
     side = _side(parts, max((max(c.thumb.size) for c in cells if c.thumb), default=144))
     drawn = [_draw(block, side) for block in parts]
-    whole = Image.new("RGB", (max(d.width for d in drawn) + 2 * GAP, sum(d.height for d in drawn) + 2 * GAP), BACK)
-    top = GAP
-    for part in drawn:
-        whole.paste(part, (GAP, top))
-        top += part.height
+    wide, high = (max(getattr(each, side) for each in drawn) + GAP for side in ("width", "height"))
+    across = max(1, min(len(drawn), round(sqrt(len(drawn) * high / wide))))
+    whole = Image.new("RGB", (across * wide + GAP, ceil(len(drawn) / across) * high + GAP), BACK)
+    for place, block in enumerate(drawn):
+        whole.paste(block, (GAP + place % across * wide, GAP + place // across * high))
     content = BytesIO()
     whole.save(content, "PNG")
     return content.getvalue()

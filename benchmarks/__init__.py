@@ -1,0 +1,1 @@
+"""Side-by-side measurements: ``python -m benchmarks`` lists them, ``python -m benchmarks.NAME --help`` explains one."""

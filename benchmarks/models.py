@@ -1,0 +1,88 @@
+"""The weights of both sides: made once, before anything is timed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.by_hand import Parts
+from claygraph.diffusion import checkpoint as loading
+from claygraph.diffusion.describe import SHIPPED, describe
+from claygraph.files import locate, weights
+from claygraph.memory import Memory
+from claygraph.values import Checkpoint
+
+CLASSES = {
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+    "scheduler": ("diffusers", "EulerDiscreteScheduler"),
+}
+OPTIONAL = ("image_encoder", "feature_extractor")
+
+
+def convert(path: str, folder: Path) -> None:
+    """Write a single-file SDXL checkpoint as a diffusers pipeline in ``folder``, in float16."""
+    checkpoint = describe(weights("checkpoint.path", path))
+    memory = Memory("cpu", "float16")
+    encoders = loading.load_text_encoders(checkpoint, memory)
+    vae = loading.load_vae(checkpoint, memory).half()
+    models = {"unet": loading.load_unet(checkpoint, memory), "vae": vae}
+    models |= dict(zip(("text_encoder", "text_encoder_2"), encoders, strict=True))
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(SHIPPED / name, folder / name)
+    _write(folder / "scheduler" / "scheduler_config.json", scheduler(checkpoint))
+    index: dict[str, object] = {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": False}
+    _write(folder / "model_index.json", index | dict(CLASSES) | dict.fromkeys(OPTIONAL, (None, None)))
+
+
+def scheduler(checkpoint: Checkpoint) -> dict[str, object]:
+    """The scheduler's config, for the sampler "euler" at first."""
+    return {
+        "_class_name": "EulerDiscreteScheduler",
+        "beta_start": checkpoint.beta_start,
+        "beta_end": checkpoint.beta_end,
+        "beta_schedule": checkpoint.beta_schedule,
+        "prediction_type": checkpoint.prediction,
+        "num_train_timesteps": 1000,
+        "timestep_spacing": "trailing",
+    }
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The same weights as diffusers reads them, and as overrides of our config."""
+
+    parts: Parts
+    overrides: tuple[str, ...] = ()
+
+
+def weights_of(model: str, folder: Path) -> Weights:
+    """The weights of ``miniature`` or ``sdxl``, written below ``folder`` unless they are there."""
+    return {"miniature": miniature, "sdxl": sdxl}[model](folder)
+
+
+def miniature(folder: Path) -> Weights:
+    """The bundled weights; only the checkpoint has to be written anew."""
+    target = folder / "miniature"
+    if not (target / "model_index.json").is_file():
+        convert("miniature:checkpoint/clay_mini.safetensors", target)
+    parts = ("lora/clay.safetensors", "ip_adapter/ip-adapter_mini.safetensors", "controlnet/canny", "tagger/moat")
+    return Weights(Parts(str(target), *(str(locate(f"miniature:{part}")) for part in parts), hint=2))
+
+
+def sdxl(folder: Path) -> Weights:
+    """Random weights of SDXL's own sizes in the real formats, float16; about 20 GB of disk."""
+    raise NotImplementedError
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,36 @@
+"""The losses of all trainings as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # a file needs no screen
+from matplotlib import pyplot
+
+COLUMNS = 3
+
+
+def plot(work: Path) -> None:
+    """Write `losses.png`: the mean loss of every hundred steps of each part that was trained."""
+    files = sorted((work / "checkpoints").glob("*.losses"))
+    rows = -(-len(files) // COLUMNS)
+    if not rows:
+        return
+    figure, axes = pyplot.subplots(rows, COLUMNS, figsize=(4 * COLUMNS, 2.5 * rows), squeeze=False)
+    for axis, file in zip(axes.flat, files, strict=False):
+        _draw(axis, file)
+    for axis in axes.flat[len(files) :]:
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(work / "losses.png", dpi=100)
+    pyplot.close(figure)
+
+
+def _draw(axis: Any, file: Path) -> None:
+    rows = [line.split() for line in file.read_text().splitlines()]
+    axis.plot([int(step) for step, _ in rows], [float(loss) for _, loss in rows], linewidth=1)
+    axis.set_title(file.stem, fontsize=9)
+    axis.tick_params(labelsize=7)

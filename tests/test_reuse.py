@@ -1,0 +1,46 @@
+"""Parts taken back from the bundled weights are exported again as the same files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from claygraph.miniature import WEIGHTS, export
+from claygraph.miniature.reuse import reuse
+from claygraph.miniature.train_lora import load_joint
+
+FILES = (
+    "controlnet/canny/diffusion_pytorch_model.safetensors",
+    "ip_adapter/ip-adapter_mini.safetensors",
+    "ip_adapter/image_encoder/model.safetensors",
+    "lora/clay.safetensors",
+    "lora/toy.safetensors",
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "captions.json").write_text(json.dumps(["a red apple on a table"]))
+    for part in ("vae", "image_encoder", "base", "lora_clay", "lora_toy"):
+        reuse(folder, WEIGHTS, part)
+    return folder
+
+
+def test_the_same_files_come_of_it(work: Path, tmp_path: Path) -> None:
+    export._controlnet(work, tmp_path / "controlnet/canny")
+    export._ip_adapter(work, tmp_path / "ip_adapter")
+    for name in ("clay", "toy"):
+        export._lora(work, name, tmp_path / f"lora/{name}.safetensors")
+    for file in FILES:
+        ours, shipped = load_file(tmp_path / file), load_file(WEIGHTS / file)
+        assert ours.keys() == shipped.keys()
+        assert all(torch.equal(ours[name], shipped[name]) for name in ours), file
+
+
+def test_text_tables_hold_the_words_that_are_known(work: Path) -> None:
+    text, stored = load_joint(work).base.text, load_file(WEIGHTS / "checkpoint/clay_mini.safetensors")
+    table = stored["conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight"].float()
+    assert torch.equal(text.first.get_input_embeddings().weight, table[text.vocabulary.ids])
