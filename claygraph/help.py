@@ -8,8 +8,8 @@ CONF = Path(__file__).parents[1] / "conf"
 
 SUBCOMMANDS = {
     "run": "make the pictures (this is what happens without a sub-command)",
-    "plan": "show what would run and which files are read; loads no weights",
-    "graph": "print the wiring as a Mermaid diagram",
+    "plan": "show what would run, in which batches, how long and with what; loads no weights",
+    "graph": "print the wiring; graph --format mermaid, dot or svg",
     "stages": "print every stage there is; stages NAME prints one in full",
     "status": "status DIR tells how far the run or sweep in a folder got",
     "store": "store [ls|gc|gc all|verify]: what is kept of earlier runs; make room; check all of it",

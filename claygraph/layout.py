@@ -20,7 +20,7 @@ Place: TypeAlias = str | tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Layout:
-    """The layer and the height in it of every node, in units of one box, and of the points that each line goes through."""
+    """The layer and the height in it of every node, in units of one box, and of the points each line goes through."""
 
     nodes: Mapping[str, tuple[int, float]]
     lines: Mapping[tuple[str, str], Sequence[tuple[int, float]]]

@@ -67,6 +67,10 @@ ALLOWED = {
     "claygraph/execute.py": RUN,
     "claygraph/reporting.py": {"claygraph.errors", "claygraph.report"},
     "claygraph/replay.py": RUN | {"claygraph.catalogue"},
+    "claygraph/forecast.py": GRAPH | {"claygraph.plan"},
+    "claygraph/planning.py": RUN | STORE | {"claygraph.forecast", "claygraph.kept", "claygraph.variants"},
+    "claygraph/layout.py": set(),
+    "claygraph/drawing.py": RUN | {"claygraph.layout", "claygraph.planning"},
     "claygraph/commands.py": RUN | {"claygraph.reporting"},
     "claygraph/help.py": set(),
     "claygraph/catalogue.py": {"claygraph.errors", "claygraph.help", "claygraph.stage"},
@@ -80,7 +84,8 @@ ALLOWED = {
         "claygraph.variants",
     },
     "claygraph/cli.py": RUN
-    | {"claygraph.composing", "claygraph.listing", "claygraph.commands", "claygraph.help", "claygraph.explain"},
+    | {"claygraph.composing", "claygraph.listing", "claygraph.commands", "claygraph.help", "claygraph.explain"}
+    | {"claygraph.planning", "claygraph.drawing"},
     **{f"claygraph/diffusion/{file.name}": DIFFUSION for file in (ROOT / "claygraph/diffusion").glob("*.py")},
     **{f"stages/{file.name}": DIFFUSION for file in (ROOT / "stages").glob("*.py")},
 }
