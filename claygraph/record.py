@@ -30,6 +30,9 @@ VERSION = 1
 DEFAULT = "default"
 LEADS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Entry = dict[str, Any]
+SHAPE = {"started": str, "command": list, "axes": dict, "nodes": dict, "jobs": list}
+JOB = {"index": int, "image": str, "command": str, "state": str, "stage": str, "error": str}
+JOB |= {"overrides": list, "saved": list, "axes": dict, "metrics": dict, "nodes": dict}
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,9 @@ def _alone(overrides: Sequence[str], image: str) -> list[str]:
 def quoted(text: str) -> str:
     """``text`` as a value of Hydra's override grammar that means just that, whatever is in it."""
     inner = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # backslashes count only before what they escape
-    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), inner)
-    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-") for c in text)
-    return text if plain else f"'{inner}'"
+    inner = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), inner)
+    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-:") for c in text)
+    return text if plain else f'"{inner}"'
 
 
 def _settings(entry: Entry) -> dict[str, str]:
@@ -202,7 +205,7 @@ def _write(folder: Path, sweep: Entry) -> None:
 
 
 def read_sweep(folder: Path) -> Entry:
-    """The content of a folder's ``sweep.json``, of which only the outermost shape is checked.
+    """The content of a folder's ``sweep.json``; its shape is checked, so that what reads it need not.
 
     Raises:
         RequestError: there is none, or it is not one of this version's.
@@ -216,9 +219,24 @@ def read_sweep(folder: Path) -> Entry:
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{str(path)!r} is damaged; run the sweep again to write it anew.") from error
-    if not isinstance(sweep, dict) or sweep.get("version") != VERSION or not isinstance(sweep.get("jobs"), list):
+    if not isinstance(sweep, dict) or sweep.get("version") != VERSION or not _has_shape(sweep):
         raise RequestError(f"{str(path)!r} is no sweep of version {VERSION}; run the sweep again to write it anew.")
-    return sweep
+    return {"metrics": {}} | sweep
+
+
+def _has_shape(sweep: Entry) -> bool:
+    """Whether everything is there and of its type, for each job a value on each axis, and each metric a number."""
+    jobs = sweep.get("jobs")
+    return _fits(sweep, SHAPE) and all(
+        _fits(job, JOB)
+        and job["axes"].keys() >= sweep["axes"].keys()
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in job["metrics"].values())
+        for job in jobs or ()
+    )
+
+
+def _fits(found: Any, shape: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in shape.items())
 
 
 def write_results(folder: Path, sweep: Entry) -> None:

@@ -122,7 +122,8 @@ def _check_target(path: Sequence[str], target: Any, known: Mapping[str, type[Sta
     if not isinstance(target, str) or target not in known:
         close = nearest(str(target)[:200], known) if isinstance(target, str) else "."
         raise _refused(path, f"{str(target)[:200]!r}, which is no installed stage", close)
-    if makes(known[target]) is Saved and target != SAVE:
+    kind: Any = known[target]
+    if makes(kind) is Saved and target != SAVE:
         raise _refused(path, f"{target!r}, which saves in a way of its own")
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from claygraph.miniature import WEIGHTS, export
 from claygraph.miniature.reuse import reuse
-from claygraph.miniature.train_lora import load_joint
+from claygraph.miniature.train_base import load_joint
 
 FILES = (
     "controlnet/canny/diffusion_pytorch_model.safetensors",

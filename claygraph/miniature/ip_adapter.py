@@ -83,5 +83,6 @@ def load_ip_adapter(work: Path, base: Base) -> None:
     """Add the trained adapter (untrained before step `base`), read by all blocks."""
     torch.manual_seed(6)
     add_ip_adapter(base.unet)
-    if (file := work / "checkpoints/base.safetensors").exists():
-        load_average(file, base, "base.")
+    for name in ("base", "ip_adapter"):
+        if (file := work / f"checkpoints/{name}.safetensors").exists():
+            load_average(file, base, "base.")

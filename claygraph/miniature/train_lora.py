@@ -12,13 +12,12 @@ import numpy as np
 import torch
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise, Noised
-from claygraph.miniature.family import load_base
-from claygraph.miniature.image_encoder import load_image_encoder, normalise
+from claygraph.miniature.image_encoder import normalise
 from claygraph.miniature.ip_adapter import BLOCK_SETS, set_blocks
 from claygraph.miniature.lora import add_lora, products
 from claygraph.miniature.networks import added
-from claygraph.miniature.train_base import Extra, Joint, residuals
-from claygraph.miniature.training import Group, Trainer, device, half, load_average
+from claygraph.miniature.train_base import Extra, Joint, load_joint, residuals
+from claygraph.miniature.training import Group, Trainer, device, half
 
 CONTROL, IMAGE = 0.75, 0.4
 WORDS: dict[str, tuple[str, ...]] = {
@@ -38,14 +37,6 @@ def train_lora(work: Path, name: str, minutes: float) -> None:
     data, noise = Latents(work, 4, KINDS[name]), Noise()
     trainer = Trainer(work / f"checkpoints/lora_{name}.safetensors", joint.base, [Group(parameters, 2.5e-4, muon=True)])
     trainer.run(lambda progress: lora_loss(joint, data, noise, progress, WORDS[name]), minutes)
-
-
-def load_joint(work: Path) -> Joint:
-    """The trained base with its ControlNet, IP-Adapter and image encoder."""
-    joint = Joint(load_base(work), load_image_encoder(work))
-    if (file := work / "checkpoints/base.safetensors").exists():
-        load_average(file, joint)
-    return joint.eval()
 
 
 def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]) -> torch.Tensor:

@@ -13,7 +13,7 @@ LEAST_FILLED = 0.5
 
 
 def roles(axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What each axis is at first: the last ones columns and those before them rows, as far as they fit; others pages."""
+    """What each axis is at first: the last ones columns, those before them rows, as far as they fit; others pages."""
     found, left = dict.fromkeys(axes, PAGES), list(axes)
     for role, most in MOST.items():
         size = 1
@@ -31,6 +31,12 @@ def is_grid(jobs: Sequence[Any], axes: Mapping[str, Sequence[str]]) -> bool:
 def label(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
     """The values of some axes of a job, in short: the last part of each name will do."""
     return "  ".join(f"{short(key)}={shorten(entry['axes'][key])}" for key in keys)
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The axes' names in short, as far as that tells them apart."""
+    found = {key: short(key) for key in keys}
+    return {key: name if list(found.values()).count(name) == 1 else key for key, name in found.items()}
 
 
 def short(key: str) -> str:
