@@ -18,6 +18,9 @@ SUBCOMMANDS = {
     "help": "print this",
 }
 
+ADDED = ("ablation", "sweep")
+"""Config groups that say what a sweep is."""
+
 KNOBS = {
     "image": "a file, a folder, a glob, or a list of them",
     "out": "the folder for pictures and run.json",
@@ -52,7 +55,7 @@ def help_text() -> str:
             "usage: python -m claygraph [sub-command] [-m] [GROUP=CHOICE] [KEY=VALUE] [+NEW=VALUE] ...",
             "",
             *_section("sub-commands", SUBCOMMANDS),
-            *_section("config groups", {group: ", ".join(choices(group)) for group in groups()}),
+            *_section("config groups", {spelled(group): ", ".join(choices(group)) for group in groups()}),
             *_section("main knobs", KNOBS),
             *_section("examples", EXAMPLES),
             "flags: -m (--multirun) runs every combination; --config-dir DIR adds your own configs; --cfg job prints",
@@ -72,6 +75,11 @@ def _section(title: str, entries: dict[str, str]) -> list[str]:
 def groups() -> list[str]:
     """Names of the config groups."""
     return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and list(folder.glob("*.yaml")))
+
+
+def spelled(group: str) -> str:
+    """A group as an override names it: with ``+`` where the default graph has none of it."""
+    return f"+{group}" if group in ADDED else group
 
 
 def choices(group: str) -> list[str]:

@@ -209,6 +209,7 @@ WRONG = {
     "tagger=glob(x*)": "there is no such level",
     "sampler.stesp=1,2": "did you mean 'sampler.steps'?",
     "edges=cany,canny": "did you mean 'canny'?",
+    "ablation=random sampler.cfg=1,2": "'ablation' is added to a sweep: -m +ablation=CHOICE",
     "+ablation=leave_one": "did you mean 'leave_one_out'?",
     "+ablation=one_factor": "there is none; add one",
     "+ablation=random ablation.n=0 sampler.cfg=1,2": "give a number from 1 to",
