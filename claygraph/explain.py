@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from claygraph.errors import nearest
-from claygraph.help import choices, conf_folder, groups
+from claygraph.help import ADDED, choices, conf_folder, groups
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -25,6 +25,8 @@ def _no_key(key: str) -> str:
 
 
 def _no_group(group: str) -> str:
+    if group in ADDED:
+        return f"'{group}' is added to a sweep: -m +{group}=CHOICE, one of {', '.join(choices(group))}."
     return f"'{group}' is not a config group{nearest(group, groups())}"
 
 

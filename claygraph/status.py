@@ -82,11 +82,17 @@ def _of_sweep(folder: Path, jobs: Sequence[Entry]) -> Iterator[Picture]:
         out, name = Path(str(job.get("out"))), _name(job)
         seen[str(out), name] += 1
         number = seen[str(out), name]
-        planned = out.name + f"/{name}.png" if number == 1 else out.name + f"/{name}-{number}.png"
-        saved = [str(path) for path in job.get("saved") or ()] or [planned]
+        planned = _below(folder, out) / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+        saved = [str(path) for path in job.get("saved") or ()] or [str(planned)]
         error = str(job.get("error") or "") if job.get("state") == "failed" else ""
         there = not error and all((folder / path).is_file() for path in saved)
         yield Picture(_title(job), there, error)
+
+
+def _below(folder: Path, out: Path) -> Path:
+    """A job's folder as seen from the sweep's, wherever that has been moved to since."""
+    parts, name = out.parts, folder.resolve().name
+    return Path(*parts[parts.index(name) + 1 :]) if name in parts else Path(out.name)
 
 
 def _name(job: Entry) -> str:

@@ -96,44 +96,6 @@ def keys(folder: Path) -> set[str]:
     return {entry.key for entry in Store(folder / "store", 10**9).entries()}
 
 
-@forks
-def test_a_killed_sweep_goes_on_where_it_was(folder: Path) -> None:
-    check_kills(folder, SWEEP, kills=2, seed=3)
-
-
-@forks
-@pytest.mark.long
-def test_a_sweep_killed_ten_times_goes_on_where_it_was(folder: Path) -> None:
-    check_kills(folder, (*SWEEP, "sampler.cfg=1,2,3,4,5"), kills=10, seed=5)
-
-
-def check_kills(folder: Path, sweep: Sequence[str], kills: int, seed: int) -> None:
-    """No result lost, none computed twice but for what was not finished, the same files as without a kill."""
-    whole, torn = folder / "whole", folder / "torn"
-    for each in (whole, torn):
-        each.mkdir()
-        shutil.copy(folder / "photo.png", each)
-    begun = start(whole, whole / "log", sweep)
-    begun.join()
-    assert begun.exitcode == 0
-    distinct = len(lines(whole / "log"))
-    dice, log, lost = random.Random(seed), torn / "log", set[str]()
-    for left in range(kills, 0, -1):
-        most = max(1, (distinct - len(keys(torn))) // left)
-        assert kill_after(start(torn, log, sweep), log, dice.randint(0, most), dice.uniform(0, 0.1))
-        gone = set(lines(log)) - keys(torn)
-        assert len(gone) <= BATCH + THREADS, "only what was under way may be lost"
-        lost |= gone
-    end = start(torn, log, sweep)
-    end.join()
-    assert end.exitcode == 0
-    assert pictures(torn) == pictures(whole)
-    assert len(pictures(whole)) == len(pictures(torn)) > 1
-    assert {key for key, count in Counter(lines(log)).items() if count > 1} <= lost
-    assert set(lines(log)) == set(lines(whole / "log")) == keys(torn)
-    assert not list(Store(torn / "store", 10**9).damaged())
-
-
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]:
     """What came of each node of a run: its state by name."""
     assert main([*FAST, "store=store", "out=out", *arguments]) == 0, capsys.readouterr().err
@@ -202,6 +164,44 @@ def test_a_damaged_result_is_made_anew(folder: Path, capsys: pytest.CaptureFixtu
     (folder / "out" / "photo.png").unlink()
     assert ran(run(capsys)) == {"decode", "save"}
     assert (folder / "out" / "photo.png").read_bytes() == content
+
+
+@forks
+def test_a_killed_sweep_goes_on_where_it_was(folder: Path) -> None:
+    check_kills(folder, SWEEP, kills=2, seed=3)
+
+
+@forks
+@pytest.mark.long
+def test_a_sweep_killed_ten_times_goes_on_where_it_was(folder: Path) -> None:
+    check_kills(folder, (*SWEEP, "sampler.cfg=1,2,3,4,5"), kills=10, seed=5)
+
+
+def check_kills(folder: Path, sweep: Sequence[str], kills: int, seed: int) -> None:
+    """No result lost, none computed twice but for what was not finished, the same files as without a kill."""
+    whole, torn = folder / "whole", folder / "torn"
+    for each in (whole, torn):
+        each.mkdir()
+        shutil.copy(folder / "photo.png", each)
+    begun = start(whole, whole / "log", sweep)
+    begun.join()
+    assert begun.exitcode == 0
+    distinct = len(lines(whole / "log"))
+    dice, log, lost = random.Random(seed), torn / "log", set[str]()
+    for left in range(kills, 0, -1):
+        most = max(1, (distinct - len(keys(torn))) // left)
+        assert kill_after(start(torn, log, sweep), log, dice.randint(0, most), dice.uniform(0, 0.1))
+        gone = set(lines(log)) - keys(torn)
+        assert len(gone) <= BATCH + THREADS, "only what was under way may be lost"
+        lost |= gone
+    end = start(torn, log, sweep)
+    end.join()
+    assert end.exitcode == 0
+    assert pictures(torn) == pictures(whole)
+    assert len(pictures(whole)) == len(pictures(torn)) > 1
+    assert {key for key, count in Counter(lines(log)).items() if count > 1} <= lost
+    assert set(lines(log)) == set(lines(whole / "log")) == keys(torn)
+    assert not list(Store(torn / "store", 10**9).damaged())
 
 
 @forks

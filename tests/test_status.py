@@ -28,7 +28,7 @@ def sweep(folder: Path, *jobs: dict[str, Any]) -> None:
 
 
 def picture(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).touch()
 
 
@@ -85,6 +85,16 @@ def test_pictures_of_one_name_and_told_names_are_told_apart(tmp_path: Path, caps
     picture(tmp_path, "0/cat-2.png")
     picture(tmp_path, "0/dog.png")
     assert told(capsys, tmp_path)[1][-1] == "pictures: 3 of 3 done, 0 failed, 0 left"
+
+
+def test_a_jobs_folder_may_lie_deeper_and_the_sweep_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "moved" / "out" / "a" / "b").mkdir(parents=True)
+    sweep(tmp_path / "moved" / "out", job(0, out="/gone/out/a/b"), job(1, out="out"))
+    picture(tmp_path / "moved" / "out", "a/b/cat.png")
+    picture(tmp_path / "moved" / "out", "cat.png")
+    assert told(capsys, tmp_path / "moved" / "out")[0] == 0
 
 
 def test_the_last_run_of_a_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
