@@ -14,7 +14,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from claygraph.errors import noting_checks
-from claygraph.help import conf_folder, groups
+from claygraph.help import conf_folder, groups, spelled
 from claygraph.stage import Stage
 
 BUILT_IN = "claygraph.stages"
@@ -102,7 +102,7 @@ def _spelled(group: str, name: str) -> str:
     """A choice as an override; a group that the default graph does not have is added to it."""
     if group == ".":
         return f"--config-name={name}"
-    return f"{group}={name}" if group in groups() else f"+{group}={name}"
+    return f"{spelled(group)}={name}" if group in groups() else f"+{group}={name}"
 
 
 def _nodes(content: Any) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
         name = _subcommand(arguments)
         if name in DIRECT:
             return int(getattr(import_module(DIRECT[name]), name)(arguments))
-        return compose_and_run(_command(name), arguments)
+        command = _command(name, arguments)
+        return compose_and_run(command, arguments)
     except BrokenPipeError:  # whoever read our lines has seen enough; the interpreter's own flush must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -53,11 +54,15 @@ def _subcommand(arguments: list[str]) -> str:
     return name
 
 
-def _command(name: str) -> Command:
-    from claygraph import commands
+def _command(name: str, arguments: list[str]) -> Command:
+    """What a sub-command does with composed configs; its own flags are taken out of the arguments."""
+    if name == "graph":
+        from claygraph.drawing import command
 
-    command: Command = getattr(commands, name)
-    return command
+        return command(arguments)
+    from claygraph import commands, planning
+
+    return planning.plan if name == "plan" else commands.run
 
 
 def _explain(error: Exception, arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from claygraph.errors import RequestError
 from claygraph.jobs import Job
+from claygraph.objective import returned
 from claygraph.sweeps import root
 from claygraph.variants import NOT_SETTINGS
 
@@ -49,7 +50,7 @@ class _Task:
         """Run the command on configs with their overrides and places in a sweep; what each job returns."""
         jobs = [Job(config, tuple(overrides), self.flags, index) for config, overrides, index in composed]
         self.codes.append(self.command(jobs))
-        return [self.codes[-1] for _ in jobs]
+        return [returned(job, self.codes[-1]) for job in jobs]
 
 
 def _check_one_job(arguments: Sequence[str]) -> None:

@@ -64,6 +64,8 @@ def execute(jobs: Sequence[Job], memory: Memory | None = None) -> list[Result]:
         outcomes = iter(scheduler.run())
         seconds = perf_counter() - start
     results = [_result(each, next(outcomes) if each.graph is not None else None) for each in planned]
+    for each, result in zip(planned, results, strict=True):
+        each.job.results.append(result)
     record = {"started": begun.isoformat(timespec="seconds"), "seconds": round(seconds, 3)}
     record |= describe_run(results, scheduler.records, memory)
     write_new(folder_of(jobs), "run", ".json", json.dumps(record, indent=1).encode())

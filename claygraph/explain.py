@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from claygraph.errors import nearest
-from claygraph.help import choices, conf_folder, groups
+from claygraph.help import ADDED, choices, conf_folder, groups
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -25,6 +25,8 @@ def _no_key(key: str) -> str:
 
 
 def _no_group(group: str) -> str:
+    if group in ADDED:
+        return f"'{group}' is added to a sweep: -m +{group}=CHOICE, one of {', '.join(choices(group))}."
     return f"'{group}' is not a config group{nearest(group, groups())}"
 
 
@@ -55,8 +57,15 @@ def _close(key: str) -> str:
 def settings() -> list[str]:
     """Every setting of the shipped configs, as it is spelt in an override."""
     files = [(group, choice) for group in groups() for choice in choices(group)]
-    inside = [f"{group}.{key}" for group, choice in files for key in _keys(_read(f"{group}/{choice}.yaml"))]
+    inside = [key for group, choice in files for key in _keys(_read(f"{group}/{choice}.yaml"), _place(group, choice))]
     return sorted({*groups(), *inside, *_keys(_read("config.yaml"))} - {"hydra", "defaults"})
+
+
+def _place(group: str, choice: str) -> str:
+    """Where the keys of a choice go: below its group, or where its first line says."""
+    first = (conf_folder() / group / f"{choice}.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    package = first.removeprefix("# @package ") if first.startswith("# @package ") else group
+    return "" if package == "_global_" else f"{package}."
 
 
 def _keys(node: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -79,6 +88,7 @@ _PATTERNS: dict[str, Any] = {
     r"Could not override '([^']+)'": _no_key,
     r"(?s)Could not find '(?:[^'/]*/)*([^'/]+)/([^'/]+)'"
     r"\s*(?:Available options in '[^']+':\n(.*?))?(?:\n\s*Config search path|$)": _no_choice,
+    r"Could not load '([^'/]+)/([^']+)'": _no_choice,  # one of several, as in metric=[a,b]
     r"Key '([^']+)' is not in struct": _no_key,
     r"Could not delete[^']*'([^']+)' does not exist": _nothing_to_delete,
     r"(?:missing EQUAL|no viable alternative|mismatched input|extraneous input|token recognition)[^\n]*": _bad_syntax,

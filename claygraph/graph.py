@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 from claygraph.errors import GraphError, nearest
 from claygraph.files import digest, locate
@@ -44,16 +44,23 @@ class Known:
         self.orders: dict[Hashable, list[str]] = {}
         self._nodes: dict[Hashable, Node] = {}
         self._by_key: dict[tuple[str, str], Node] = {}
+        self._owns: dict[Hashable, _Own] = {}
         self._kept: list[Any] = []  # what the keys of _nodes name by id
 
     def node(self, name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
         """The node of a stage with these inputs: one object for the same work under the same name."""
         key = name, context, id(stage), *((port, id(value)) for port, value in inputs.items())
         if key not in self._nodes:
-            made = _node(name, stage, inputs, context)
+            made = _node(name, stage, inputs, self._own(stage, context))
             self._nodes[key] = self._by_key.setdefault((name, made.key), made)
             self._kept.append((stage, inputs))
         return self._nodes[key]
+
+    def _own(self, stage: Stage, context: str) -> _Own:
+        key = context, id(stage)
+        if key not in self._owns:
+            self._owns[key] = _own(stage, context)
+        return self._owns[key]
 
 
 def build(
@@ -193,15 +200,26 @@ def _files_behind(values: Iterable[Any]) -> dict[str, str]:
     return {path: found for node in seen for path, found in node.files.items()}
 
 
-def _node(name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
-    """A stage with its key: class, code, settings, inputs, and the content of its files wherever they lie."""
+def _node(name: str, stage: Stage, inputs: Mapping[str, Any], own: _Own) -> Node:
+    """A stage with its key: what it is by itself, and its inputs."""
+    fed = sorted((port, value.key if isinstance(value, Node) else repr(value)) for port, value in inputs.items())
+    return Node(sha256(f"{own.work} {fed!r}".encode()).hexdigest()[:20], name, stage, inputs, own.files)
+
+
+class _Own(NamedTuple):
+    """What a stage is by itself, whatever feeds it: the files it reads with their digests, and its part of the key."""
+
+    files: Mapping[str, str]
+    work: str
+
+
+def _own(stage: Stage, context: str) -> _Own:
+    """Class, code, settings, and the content of the files wherever they lie."""
     files = {path: digest(path) for path in stage.files()}
     kind = type(stage)
     settings = [(item.name, getattr(stage, item.name)) for item in fields(stage) if item.compare]
-    fed = sorted((port, value.key if isinstance(value, Node) else repr(value)) for port, value in inputs.items())
     code = f"{kind.__module__}.{kind.__qualname__} {kind.version} {code_of(kind)} {context}"
-    work = f"{code} {_by_content(settings, files)!r} {[*files.values()]!r} {fed!r}"
-    return Node(sha256(work.encode()).hexdigest()[:20], name, stage, inputs, files)
+    return _Own(files, f"{code} {_by_content(settings, files)!r} {[*files.values()]!r}")
 
 
 def _by_content(setting: Any, files: Mapping[str, str]) -> Any:

@@ -8,8 +8,8 @@ CONF = Path(__file__).parents[1] / "conf"
 
 SUBCOMMANDS = {
     "run": "make the pictures (this is what happens without a sub-command)",
-    "plan": "show what would run and which files are read; loads no weights",
-    "graph": "print the wiring as a Mermaid diagram",
+    "plan": "show what would run, in which batches, how long and with what; loads no weights",
+    "graph": "print the wiring; graph --format mermaid, dot or svg",
     "stages": "print every stage there is; stages NAME prints one in full",
     "status": "status DIR tells how far the run or sweep in a folder got",
     "store": "store [ls|gc|gc all|verify]: what is kept of earlier runs; make room; check all of it",
@@ -17,6 +17,9 @@ SUBCOMMANDS = {
     "replay": "replay PICTURE [out=DIR] makes a picture again by the recipe in it, and compares",
     "help": "print this",
 }
+
+ADDED = ("ablation", "sweep")
+"""Config groups that say what a sweep is."""
 
 KNOBS = {
     "image": "a file, a folder, a glob, or a list of them",
@@ -52,7 +55,7 @@ def help_text() -> str:
             "usage: python -m claygraph [sub-command] [-m] [GROUP=CHOICE] [KEY=VALUE] [+NEW=VALUE] ...",
             "",
             *_section("sub-commands", SUBCOMMANDS),
-            *_section("config groups", {group: ", ".join(choices(group)) for group in groups()}),
+            *_section("config groups", {spelled(group): ", ".join(choices(group)) for group in groups()}),
             *_section("main knobs", KNOBS),
             *_section("examples", EXAMPLES),
             "flags: -m (--multirun) runs every combination; --config-dir DIR adds your own configs; --cfg job prints",
@@ -72,6 +75,11 @@ def _section(title: str, entries: dict[str, str]) -> list[str]:
 def groups() -> list[str]:
     """Names of the config groups."""
     return sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir() and list(folder.glob("*.yaml")))
+
+
+def spelled(group: str) -> str:
+    """A group as an override names it: with ``+`` where the default graph has none of it."""
+    return f"+{group}" if group in ADDED else group
 
 
 def choices(group: str) -> list[str]:

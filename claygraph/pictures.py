@@ -44,6 +44,18 @@ def find(path: str, setting: str = "photo.path") -> Path:
     return found
 
 
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, upright by its EXIF, from its header alone.
+
+    Raises:
+        PictureError: it is no picture, or of another format.
+    """
+    with _explained(path), path.open("rb") as file:
+        picture = _header(file, path)
+        sideways = _orientation(picture) >= 5
+        return (picture.height, picture.width) if sideways else picture.size
+
+
 def read_rgb(path: Path) -> PIL.Image.Image:
     """A picture file as 8-bit RGB: upright by its EXIF, transparency on white, the first of several frames.
 

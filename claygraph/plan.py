@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from glob import glob, has_magic
@@ -21,7 +22,7 @@ from claygraph.stage import Stage
 from claygraph.values import Recipe
 from claygraph.variants import Config, Section, Variant, variant_of
 
-KEEPING = ("store", "store_size")
+KEEPING = ("store", "store_size", "objective")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PACKAGES = ("claygraph", "torch", "diffusers", "transformers", "onnxruntime", "opencv-python-headless", "numpy")
 
@@ -86,8 +87,8 @@ class Planner:
         """The graph of a config for a single picture."""
         nodes = {name: each for name, each in variant.sections().items() if isinstance(each.value, dict)}
         made = {name: self._stage(each) for name, each in nodes.items() if "_target_" in each.value}
-        if faults := [str(each) for each in made.values() if isinstance(each, RequestError)]:
-            raise GraphError(faults)
+        if faults := [each for each in made.values() if isinstance(each, RequestError)]:
+            raise GraphError([*dict.fromkeys(map(str, faults))]) if len(faults) > 1 else faults[0]
         stages = {name: each for name, each in made.items() if isinstance(each, Stage)}
         wires = {name: nodes[name].value.get("inputs") or {} for name in stages}
         same_as = {name: str(each.value["same_as"]) for name, each in nodes.items() if "same_as" in each.value}
@@ -98,10 +99,17 @@ class Planner:
     def _stage(self, section: Section) -> Stage | RequestError:
         if section not in self._stages:
             try:
-                self._stages[section] = make_stage(section.name, section.value)
+                self._stages[section] = _with_its_files(make_stage(section.name, section.value))
             except RequestError as error:
                 self._stages[section] = error
         return self._stages[section]
+
+
+def _with_its_files(stage: Stage) -> Stage:
+    """The stage, once its weights are known to be there, so that all that are missing are told in one go."""
+    with suppress(PictureError):  # which is that picture's alone
+        stage.files()
+    return stage
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

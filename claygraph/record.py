@@ -1,4 +1,4 @@
-"""What a sweep was and how it went, on disk: ``sweep.json``, and ``results.csv`` with one row a picture.
+"""What a sweep was and how it went, on disk: ``sweep.json``.
 
 ``sweep.json`` is written before the run, with every job "planned", and again after it. Where a sweeper launches its
 jobs in several goes (Optuna does), those of the same command are kept together.
@@ -6,15 +6,12 @@ jobs in several goes (Optuna does), those of the same command are kept together.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,17 @@ from claygraph.errors import RequestError
 from claygraph.files import write_over
 from claygraph.jobs import Job
 from claygraph.plan import Planned
+from claygraph.results import write_results
 from claygraph.values import Score
 from claygraph.variants import variant_of
 
-SWEEP, RESULTS = "sweep.json", "results.csv"
+SWEEP = "sweep.json"
 VERSION = 1
-DEFAULT = "default"
-LEADS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+DEFAULT, ABSENT = "default", "-"
 Entry = dict[str, Any]
+SHAPE = {"started": str, "command": list, "axes": dict, "nodes": dict, "jobs": list}
+JOB = {"index": int, "image": str, "command": str, "state": str, "stage": str, "error": str}
+JOB |= {"overrides": list, "saved": list, "axes": dict, "metrics": dict, "nodes": dict}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _entries(planned: Sequence[Planned]) -> list[Entry]:
     settings = [_settings(entry) for entry in entries]
     keys = {key: None for each in settings for key in each}
     for entry, found, each in zip(entries, settings, planned, strict=True):
-        entry["axes"] = {key: found.get(key) or _configured(each.job, key) for key in keys}
+        entry["axes"] = {key: found[key] if key in found else _configured(each.job, key) for key in keys}
     return entries
 
 
@@ -105,9 +105,9 @@ def _alone(overrides: Sequence[str], image: str) -> list[str]:
 def quoted(text: str) -> str:
     """``text`` as a value of Hydra's override grammar that means just that, whatever is in it."""
     inner = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # backslashes count only before what they escape
-    inner = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), inner)
-    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-") for c in text)
-    return text if plain else f"'{inner}'"
+    inner = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), inner)
+    plain = text and all(c.isascii() and (c.isalnum() or c in "/._-:") for c in text)
+    return text if plain else f'"{inner}"'
 
 
 def _settings(entry: Entry) -> dict[str, str]:
@@ -120,11 +120,14 @@ def _settings(entry: Entry) -> dict[str, str]:
 
 
 def _configured(job: Job, key: str) -> str:
-    """The value of a key that a job leaves as it is; of a whole part only that it is the default."""
+    """The value of a key that a job leaves as it is: what it is set to, or for a group which choice was made."""
+    config = variant_of(job.config)
+    if key in config.base.groups:
+        return str(config.base.groups[key])
     try:
-        value = variant_of(job.config).at(key)
-    except Exception:  # a key of another grammar, as in group@package, or an interpolation that leads nowhere
-        return DEFAULT
+        value = config.at(key)
+    except KeyError:  # a part that is taken out, or a key of another grammar, as in group@package
+        return ABSENT
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int | float | str) and value != "" else DEFAULT
@@ -202,7 +205,7 @@ def _write(folder: Path, sweep: Entry) -> None:
 
 
 def read_sweep(folder: Path) -> Entry:
-    """The content of a folder's ``sweep.json``, of which only the outermost shape is checked.
+    """The content of a folder's ``sweep.json``; its shape is checked, so that what reads it need not.
 
     Raises:
         RequestError: there is none, or it is not one of this version's.
@@ -216,38 +219,21 @@ def read_sweep(folder: Path) -> Entry:
         ) from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{str(path)!r} is damaged; run the sweep again to write it anew.") from error
-    if not isinstance(sweep, dict) or sweep.get("version") != VERSION or not isinstance(sweep.get("jobs"), list):
+    if not isinstance(sweep, dict) or sweep.get("version") != VERSION or not _has_shape(sweep):
         raise RequestError(f"{str(path)!r} is no sweep of version {VERSION}; run the sweep again to write it anew.")
-    return sweep
+    return {"metrics": {}} | sweep
 
 
-def write_results(folder: Path, sweep: Entry) -> None:
-    """Write ``results.csv``: one row a picture, a column for each axis and metric."""
-    axes = list(sweep["axes"])
-    metrics = list(dict.fromkeys(name for entry in sweep["jobs"] for name in entry["metrics"]))
-    text = StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["index", *axes, "overrides", *metrics, "state", "path", "error"])
-    for entry in sweep["jobs"]:
-        rows.writerow([_cell(value) for value in _row(entry, axes, metrics)])
-    write_over(folder / RESULTS, text.getvalue().encode())
+def _has_shape(sweep: Entry) -> bool:
+    """Whether everything is there and of its type, for each job a value on each axis, and each metric a number."""
+    jobs = sweep.get("jobs")
+    return _fits(sweep, SHAPE) and all(
+        _fits(job, JOB)
+        and job["axes"].keys() >= sweep["axes"].keys()
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in job["metrics"].values())
+        for job in jobs or ()
+    )
 
 
-def _row(entry: Entry, axes: Sequence[str], metrics: Sequence[str]) -> list[Any]:
-    settings = [entry["axes"].get(axis, "") for axis in axes]
-    scores = [entry["metrics"].get(metric, "") for metric in metrics]
-    words = shlex.join(entry["overrides"])
-    return [entry["index"], *settings, words, *scores, entry["state"], "; ".join(entry["saved"]), entry["error"]]
-
-
-def _cell(value: Any) -> Any:
-    """A value that no spreadsheet takes for a formula; numbers stay numbers."""
-    text = str(value)
-    return f"'{text}" if text.startswith(LEADS_FORMULA) and not _is_number(text) else value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+def _fits(found: Any, shape: Mapping[str, type]) -> bool:
+    return isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in shape.items())

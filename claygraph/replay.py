@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from claygraph.errors import RequestError, nearest
-from claygraph.graph import Graph
+from claygraph.graph import Graph, Node
 from claygraph.pictures import find, read_rgb
 from claygraph.plan import graph_of, versions
 from claygraph.recipes import read_recipe
@@ -122,7 +122,8 @@ def _check_target(path: Sequence[str], target: Any, known: Mapping[str, type[Sta
     if not isinstance(target, str) or target not in known:
         close = nearest(str(target)[:200], known) if isinstance(target, str) else "."
         raise _refused(path, f"{str(target)[:200]!r}, which is no installed stage", close)
-    if makes(known[target]) is Saved and target != SAVE:
+    kind: Any = known[target]
+    if makes(kind) is Saved and target != SAVE:
         raise _refused(path, f"{target!r}, which saves in a way of its own")
 
 
@@ -139,7 +140,8 @@ def _leading_to_the_picture(graph: Graph) -> Graph:
     """The part of a graph that saves need: metrics and the like are left out."""
     import networkx as nx
 
-    saves = [node for node in graph if makes(type(node.stage)) is Saved]
+    nodes: list[Node] = list(graph)
+    saves = [node for node in nodes if makes(type(node.stage)) is Saved]
     if len(saves) != 1:
         raise RequestError(f"the recipe in the picture saves {len(saves)} pictures; only one can be replayed.")
     needed = {*saves, *nx.ancestors(graph, saves[0])}

@@ -41,6 +41,14 @@ class Stage(ABC):
         """What a user should know before a run, a sentence each, given the stages this one builds on, by name."""
         return ()
 
+    def picture_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels of a picture that it reads, where that can be told before it runs."""
+        return None
+
+    def denoising_steps(self) -> int:
+        """How many steps it denoises for, each at least one pass of the model."""
+        return 0
+
 
 class Port(NamedTuple):
     """One input of a stage: the type it takes, and whether it can be left open."""

@@ -54,6 +54,7 @@ class Base:
         self.known: dict[tuple[str, str], Section] = {}
         self.links = {name: self._closure(name) for name in self.raw}
         self._open: set[str] = set()
+        self._reached: dict[frozenset[str], set[str]] = {}
         self._settable: dict[Path, bool] = {}
 
     def variant(self, changes: Changes | None = None) -> Variant:
@@ -90,8 +91,15 @@ class Base:
 
     def reached(self, changes: Changes) -> set[str]:
         """The sections whose value may depend on what is set."""
-        roots = {path[0] for path in changes}
-        return {name for name, links in self.links.items() if links is None or not roots.isdisjoint(links)}
+        roots = frozenset(path[0] for path in changes)
+        if roots not in self._reached:
+            near = {name for name, links in self.links.items() if links is None or not roots.isdisjoint(links)}
+            self._reached[roots] = near
+        return self._reached[roots]
+
+    def untouched(self, name: str) -> Section:
+        """An entry that nothing reaches which is set."""
+        return self.known.get((name, "{}")) or self.section(name, {})
 
     def section(self, name: str, changes: Changes) -> Section:
         """An entry with the values set that it depends on."""
@@ -179,8 +187,8 @@ class Variant(Mapping[str, Any]):
 
     def sections(self) -> dict[str, Section]:
         """All sections by name."""
-        reached = self.base.reached(self.changes)
-        return {name: self.base.section(name, self.changes if name in reached else {}) for name in self.base.raw}
+        base, reached = self.base, self.base.reached(self.changes)
+        return {n: base.section(n, self.changes) if n in reached else base.untouched(n) for n in base.raw}
 
     def json(self, but: Collection[str] = ()) -> str:
         """The resolved config as JSON with its keys in order, some of the outermost left out."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from claygraph.diffusion.lora_files import held
 from claygraph.diffusion.lora_fit import fit
 from claygraph.errors import SettingError, check_range, nearest
 from claygraph.files import locate, weights
-from claygraph.stage import Stage
+from claygraph.stage import Stage, makes, ports
 from claygraph.values import Checkpoint, Lora, Model
 
 SETTINGS = ("path", "model", "clip", "blocks")
@@ -50,6 +50,12 @@ class LoraStack(Stage):
             held(locate(path))
         return found
 
+    def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
+        """Which of its files' layers the checkpoint does not have."""
+        bases = [stage for stage in upstream.values() if makes(type(stage)) is Model and not ports(type(stage))]
+        used = [entry for entry in self.stack if entry.model or entry.clip]
+        return [note for base in bases for entry in used for note in _unused(entry, base.run().checkpoint)]
+
     def run(self, checkpoint: Model) -> Model:
         loras = [_lora(entry, checkpoint.checkpoint) for entry in self.stack if entry.model or entry.clip]
         return replace(checkpoint, loras=(*checkpoint.loras, *loras))
@@ -70,6 +76,15 @@ def _entry(name: str, settings: Mapping[str, Any]) -> Entry:
             f"lora.{name}.blocks={blocks!r} is no mapping; give multipliers by block, as in {{MID: 0.5}}."
         )
     return Entry(name, str(settings["path"]), float(model), float(clip), block_weights(f"lora.{name}.blocks", blocks))
+
+
+def _unused(entry: Entry, checkpoint: Checkpoint) -> Iterator[str]:
+    for part, done, missed in _lora(entry, checkpoint).layers:
+        if missed:
+            yield (
+                f"lora.{entry.name}.path: {missed} of {done + missed} layers of the file are not in the checkpoint's "
+                f"{part} and change nothing."
+            )
 
 
 def _lora(entry: Entry, checkpoint: Checkpoint) -> Lora:

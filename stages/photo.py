@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claygraph.errors import PictureError, check_choice, check_whole
-from claygraph.pictures import cut, find, read_rgb, shown
+from claygraph.pictures import cut, find, read_rgb, shown, size_of
 from claygraph.stage import Stage
 from claygraph.values import Image
 
@@ -51,6 +51,10 @@ class Photo(Stage):
 
     def files(self) -> Sequence[str]:
         return [str(find(self.path))]
+
+    def picture_size(self) -> tuple[int, int] | None:
+        wide, high = shape_for(*size_of(find(self.path)), self.size, self.fit)
+        return high, wide
 
     def run(self) -> Image:
         import numpy as np

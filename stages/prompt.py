@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from claygraph.diffusion.calls import EncodeText
+from claygraph.diffusion.counting import rows_of
 from claygraph.diffusion.embeddings import find
 from claygraph.errors import SettingError, check_flag, check_whole
 from claygraph.stage import Stage
 from claygraph.values import Conditioning, Model, Prompt, Size, Tags
 
 LARGEST = 16384
+SHORT = 75  # characters are no fewer than tokens
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,14 @@ class EncodePrompt(Stage):
     def negatives(self) -> tuple[str, str]:
         """The negative prompt, as OpenCLIP bigG and CLIP-L read it."""
         return _or(self.negative_g, self.negative), _or(self.negative_l, self.negative)
+
+    def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:  # noqa: ARG002 - how long tags are is not known
+        texts = {"prompt.text": max(self.texts(), key=len), "prompt.negative": max(self.negatives(), key=len)}
+        return [
+            f"{setting} has more than 77 tokens: it is read in {rows_of(text)} rows, of which the first decides most."
+            for setting, text in texts.items()
+            if len(text) > SHORT and rows_of(text) > 1
+        ]
 
     def files(self) -> Sequence[str]:
         found = find("prompt.embeddings", self.embeddings, (*self.texts(), *self.negatives()))

@@ -44,6 +44,9 @@ class KSampler(Stage):
         drop = SAMPLERS[self.sampler_name].drop_penultimate
         return sigmas_for(self.scheduler, self.steps, self.denoise, drop, table)
 
+    def denoising_steps(self) -> int:
+        return self.steps
+
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
         return planned(upstream, self.sigmas)
 

@@ -55,6 +55,9 @@ class KSamplerAdvanced(Stage):
             part[-1] = 0.0
         return part[self.start_at_step :]
 
+    def denoising_steps(self) -> int:
+        return max(0, min(self.steps, self.end_at_step) - self.start_at_step)
+
     def notes(self, upstream: Mapping[str, Stage]) -> Sequence[str]:
         return planned(upstream, self.sigmas)
 

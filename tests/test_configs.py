@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from claygraph import plan
 from claygraph.explain import settings
-from claygraph.help import KNOBS, choices, groups, help_text
+from claygraph.help import KNOBS, choices, groups, help_text, spelled
 from claygraph.jobs import Job
 
 ADAPTERS = ("standard", "vit_g", "plus", "plus_face", "composition")
@@ -32,7 +32,7 @@ CHOICES = [(group, choice) for group in groups() for choice in choices(group)]
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[1] not in MISSING])
 def test_every_choice_builds(group: str, choice: str) -> None:
-    [job] = plan.plan_all([Job(composed(f"{group}={choice}"))])
+    [job] = plan.plan_all([Job(composed(f"{spelled(group)}={choice}"))])
     assert job.graph is not None
     assert "save" in job.graph.graph["nodes"]
 

@@ -87,7 +87,7 @@ def test_edges_of_another_picture_are_not_met() -> None:
     ],
 )
 def test_colours_are_apart_as_cie_lab_has_it(one: tuple[int, ...], other: tuple[int, ...], distance: float) -> None:
-    assert ColourDistance().run(flat(*one), flat(*other)).value == pytest.approx(distance, abs=0.3)
+    assert ColourDistance().run(flat(*one), flat(*other)).value == pytest.approx(distance, abs=0.1)
 
 
 def test_of_several_style_pictures_the_nearest_counts() -> None:
@@ -104,7 +104,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 
 
 def test_settings_out_of_range_are_told() -> None:
-    with pytest.raises(SettingError, match="metric_edge_f1.high=1 is out of range"):
+    with pytest.raises(SettingError, match=r"metric_edge_f1\.high=1 is out of range"):
         EdgeF1(low=5, high=1)
     with pytest.raises(SettingError, match=r"metric_clay.style='claymaton' is not known; did you mean 'claymation'\?"):
         ClayScore("miniature:classifier", style="claymaton")
@@ -112,6 +112,13 @@ def test_settings_out_of_range_are_told() -> None:
         TagRecall(Photo("a.png"))
     with pytest.raises(WeightsError, match=r"holds no model\.onnx"):
         ClayScore(str(BUNDLED / "photos")).files()
+
+
+def test_a_misspelt_setting_of_a_metric_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, said = run(capsys, "plan", "metric=[clay,edge_f1]", "metric_clay.styel=x")
+    assert (code, "did you mean 'metric_clay.style'?" in said) == (2, True)
+    code, _, said = run(capsys, "plan", "metric=[clya]")
+    assert (code, "did you mean 'clay'?" in said) == (2, True)
 
 
 STAGE = '''

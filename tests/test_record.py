@@ -17,7 +17,24 @@ from claygraph.plan import Planned
 from claygraph.record import Ended, quoted, read_sweep, write_ended, write_planned
 from claygraph.values import Score
 
-HOSTILE = ("a b", "it's", "${oc.env:HOME}", "a,b", "[x]", "{y}", "a=b", "back\\slash", "end\\", "a\\${b}", "\\\\'", 'say "x"', "粘土", "(1)", "")
+HOSTILE = (
+    "a b",
+    "miniature:a/b.jpg",
+    "it's",
+    "${oc.env:HOME}",
+    "a,b",
+    "[x]",
+    "{y}",
+    "a=b",
+    "back\\slash",
+    "end\\",
+    "a\\${b}",
+    "\\\\'",
+    'say "x"',
+    "粘土",
+    "(1)",
+    "",
+)
 COUNTS = {"run": 3, "cached": 1}
 
 
@@ -57,7 +74,7 @@ def test_pictures_of_one_job_have_an_axis_and_commands_of_their_own(tmp_path: Pa
     sweep = read_sweep(tmp_path)
     assert list(sweep["axes"]) == ["image"]
     assert sweep["jobs"][0]["command"] == "python -m claygraph image=folder/a.png sampler.steps=4"
-    assert sweep["jobs"][1]["overrides"][0] == r"image='folder/it\'s \${b}.png'"
+    assert sweep["jobs"][1]["overrides"][0] == r'image="folder/it' + "'s " + r'\${b}.png"'
 
 
 def test_launches_of_one_command_are_kept_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +110,16 @@ def test_what_is_no_sweep_is_told(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(RequestError, match=r"sweep\.json"):
+        read_sweep(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["index", "axes", "metrics", "saved", "error"])
+def test_a_sweep_with_a_part_missing_is_told(tmp_path: Path, key: str) -> None:
+    write_planned(tmp_path, planned(job(0, "a=1"), job(1, "a=2")), "now")
+    sweep = read_sweep(tmp_path)
+    del sweep["jobs"][1][key]
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    with pytest.raises(RequestError, match="is no sweep of version 1"):
         read_sweep(tmp_path)
 
 

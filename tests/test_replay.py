@@ -38,7 +38,7 @@ def rewritten(picture: Path, path: Path, change: Change, pixels: bool = False, *
     image: Any = Image.open(picture)
     config = json.loads(image.text["claygraph"])
     config = change(config) or config
-    texts = {name: text for name, text in image.text.items()} | {"claygraph": json.dumps(config)} | chunks
+    texts = dict(image.text) | {"claygraph": json.dumps(config)} | chunks
     info = PngInfo()
     for name, text in texts.items():
         info.add_text(name, text)
@@ -57,9 +57,7 @@ def test_a_picture_carries_the_digests_of_its_files(picture: Path) -> None:
     assert "classes.json" not in names  # what only a metric reads has no part in the picture
 
 
-def test_it_is_made_again_with_equal_pixels(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_is_made_again_with_equal_pixels(picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, said = run(capsys, "replay", str(picture), f"out={tmp_path / 'again'}")
     assert code == 0, said
     assert lines == [str(tmp_path / "again" / "photo.png")]
@@ -110,12 +108,18 @@ REFUSED: dict[str, Change] = {
     "'os.system', which is no installed stage": put("x", {"_target_": "os.system", "command": "touch harmed"}),
     "'builtins.eval', which is no": put("x/_target_", "builtins.eval"),
     "'harmful.Stage', which is no": put("photo/_target_", "harmful.Stage"),
-    "'subprocess.Popen', which is no": put("sampler/steps", {"_target_": "subprocess.Popen", "args": ["touch", "harmed"]}),
+    "'subprocess.Popen', which is no": put(
+        "sampler/steps", {"_target_": "subprocess.Popen", "args": ["touch", "harmed"]}
+    ),
     "'pathlib.Path', which is no": put("prompt/text", [{"deep": {"_target_": "pathlib.Path"}}]),
     "'claygraph.stages.save.sha256'": put("x/_target_", "claygraph.stages.save.sha256"),
-    "'claygraph.stages.photo.Photo.__init_subclass__'": put("x/_target_", "claygraph.stages.photo.Photo.__init_subclass__"),
-    "'claygraph.stages.photo.Phto', which is no installed stage; did you mean": put("photo/_target_", "claygraph.stages.photo.Phto"),
-    "['os.system'], which is no": put("x/_target_", ["os.system"]),
+    "'claygraph.stages.photo.Photo.__init_subclass__'": put(
+        "x/_target_", "claygraph.stages.photo.Photo.__init_subclass__"
+    ),
+    "'claygraph.stages.photo.Phto', which is no installed stage; did you mean": put(
+        "photo/_target_", "claygraph.stages.photo.Phto"
+    ),
+    "x._target_' holds \"['os.system']\", which is no": put("x/_target_", ["os.system"]),
     "an interpolation": put("prompt/text", "${oc.env:HOME}"),
     "name' holds an interpolation": put("name", "${now:%Y}"),
     "'_args_', which is no setting": put("photo/_args_", ["a"]),
@@ -165,7 +169,9 @@ def test_the_folder_in_the_picture_is_not_used(picture: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob("escaped*")) + list(tmp_path.parent.glob("escaped*"))
 
 
-def test_stages_of_an_installed_package_are_accepted_and_no_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stages_of_an_installed_package_are_accepted_and_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """A package registers its configs by an entry point; what these name may be made, its other classes may not."""
     package = tmp_path / "their_clay"
     (package / "conf" / "upscale").mkdir(parents=True)
@@ -173,7 +179,8 @@ def test_stages_of_an_installed_package_are_accepted_and_no_others(monkeypatch: 
         (folder / "__init__.py").touch()
     (package / "stages.py").write_text(
         "from dataclasses import dataclass\nfrom claygraph.stage import Stage\nfrom claygraph.values import Image\n"
-        "@dataclass(frozen=True)\nclass Twice(Stage):\n    def run(self, photo: Image) -> Image:\n        return photo\n"
+        "@dataclass(frozen=True)\nclass Twice(Stage):\n"
+        "    def run(self, photo: Image) -> Image:\n        return photo\n"
         "class Other(Twice): pass\n"
     )
     (package / "conf" / "upscale" / "twice.yaml").write_text("_target_: their_clay.stages.Twice\n")

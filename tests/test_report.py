@@ -24,7 +24,13 @@ HOSTILE = "</script><img src=x onerror=alert(1)>&\"'{{7*7}}\u2028.png"
 
 def entry(index: int, axes: dict[str, str], metrics: dict[str, float] | None = None, **more: Any) -> dict[str, Any]:
     saved = [f"{index}/a.png"] if more.get("state", "done") == "done" else []
-    base = {"index": index, "overrides": [], "flags": [], "image": "photo.png", "command": f"python -m claygraph {index}"}
+    base = {
+        "index": index,
+        "overrides": [],
+        "flags": [],
+        "image": "photo.png",
+        "command": f"python -m claygraph {index}",
+    }
     base |= {"axes": axes, "out": str(index), "nodes": {}, "state": "done", "saved": saved, "stage": "", "error": ""}
     return {**base, "metrics": metrics or {}, **more}
 
@@ -89,7 +95,11 @@ def test_embedded_data_cannot_end_its_element() -> None:
 def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     text = make(sweep(tmp_path, [entry(0, {})], {})).read_text()
     assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text)
-    loaded = [a for tag, a in Parsed(text).tags if tag in ("script", "link", "img", "iframe") and (a.get("src") or a.get("href"))]
+    loaded = [
+        a
+        for tag, a in Parsed(text).tags
+        if tag in ("script", "link", "img", "iframe") and (a.get("src") or a.get("href"))
+    ]
     assert loaded == []
 
 
@@ -162,7 +172,8 @@ def test_a_sweep_of_a_bad_picture_reports_it_and_finishes(tmp_path: Path, capsys
     (tmp_path / "bad.png").write_text("no picture")
     out = tmp_path / "out"
     images = f"image={tmp_path / 'good.png'},{tmp_path / 'bad.png'}"
-    code, lines, said = run(capsys, "-m", images, f"out={out}", "photo.size=64", "sampler.steps=2", "tagger=none,moat")
+    small = [f"out={out}", f"store={tmp_path / 'store'}", "photo.size=64", "sampler.steps=2"]
+    code, lines, said = run(capsys, "-m", images, *small, "tagger=none,moat")
     assert code == 1
     assert [Path(line).name for line in lines] == ["good.png", "good.png"]
     assert f"report: {out / 'report.html'}" in said
@@ -175,6 +186,11 @@ def test_a_sweep_of_a_bad_picture_reports_it_and_finishes(tmp_path: Path, capsys
     assert [bool(cell["thumb"]) for cell in cells] == [True, True, False, False]
     assert "'bad.png' is no PNG" in cells[2]["error"]
     assert cells[0]["source"]
+    code, _, _ = run(capsys, "-m", images, *small, "tagger=none,moat")
+    again = json.loads((out / "sweep.json").read_text())
+    assert (code, again["nodes"]["cached"] > 0) == (1, True)
+    assert [job["metrics"] for job in again["jobs"]] == [job["metrics"] for job in found["jobs"]]
+    assert [job["saved"] for job in again["jobs"]] == [job["saved"] for job in found["jobs"]]
     (out / "report.html").unlink()
     code, lines, _ = run(capsys, "report", str(out))
     assert (code, lines) == (0, [str(out / "report.html")])

@@ -20,12 +20,12 @@ def jobs_of(*arguments: str) -> list[Job]:
         found.extend(jobs)
         return 0
 
-    assert compose_and_run(keep, ["-m", "out=o", *arguments]) == 0
+    assert compose_and_run(keep, ["-m", "out=o", "metric=[]", *arguments]) == 0
     return found
 
 
 def cells_of(*arguments: str) -> list[str]:
-    return [" ".join(job.overrides[1:]) for job in jobs_of(*arguments)]
+    return [" ".join(job.overrides[2:]) for job in jobs_of(*arguments)]
 
 
 def config_of(job: Job) -> str:
@@ -56,7 +56,7 @@ def test_plain_sweeps_are_those_of_hydras_basic_sweeper(arguments: list[str]) ->
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(["out=o", *arguments])
+    parsed = OverridesParser.create().parse_overrides(["out=o", "metric=[]", *arguments])
     [wanted] = BasicSweeper.split_arguments(parsed, None)
     assert [list(job.overrides) for job in jobs_of(*arguments)] == [list(each) for each in wanted]
 
@@ -192,9 +192,9 @@ def test_a_sweep_of_ones_own_may_hold_settings_too(tmp_path: "pytest.TempPathFac
         found.extend(jobs)
         return 0
 
-    compose_and_run(keep, ["--config-dir", str(folder.parent), "-m", "+sweep=mine"])
+    compose_and_run(keep, ["--config-dir", str(folder.parent), "-m", "+sweep=mine", "metric=[]"])
     assert [(job.config.sampler["cfg"], job.config.sampler["seed"]) for job in found] == [(1, 9), (2, 9)]
-    assert found[0].overrides == ("sampler.cfg=1", "+sweep=mine")
+    assert found[0].overrides == ("sampler.cfg=1", "+sweep=mine", "metric=[]")
     assert found[0].flags == ("--config-dir", str(folder.parent))
 
 
@@ -209,6 +209,7 @@ WRONG = {
     "tagger=glob(x*)": "there is no such level",
     "sampler.stesp=1,2": "did you mean 'sampler.steps'?",
     "edges=cany,canny": "did you mean 'canny'?",
+    "ablation=random sampler.cfg=1,2": "'ablation' is added to a sweep: -m +ablation=CHOICE",
     "+ablation=leave_one": "did you mean 'leave_one_out'?",
     "+ablation=one_factor": "there is none; add one",
     "+ablation=random ablation.n=0 sampler.cfg=1,2": "give a number from 1 to",

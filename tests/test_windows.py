@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 from hydra import compose, initialize_config_module
 
-from claygraph import commands
+from claygraph import planning
+from claygraph.jobs import Job
 from claygraph.diffusion import windows
 from claygraph.diffusion.schedules import Table, sigma_at_percent, sigma_table
 from claygraph.diffusion.windows import never_act, percent_of, windows_of
@@ -101,7 +102,7 @@ PLANS = [
 def test_plan_tells_what_never_acts(overrides: list[str], note: str, capsys: pytest.CaptureFixture[str]) -> None:
     with initialize_config_module("claygraph.conf", version_base="1.3"):
         configs = [compose("config", [*overrides, "out=nowhere", f"sampler.seed={seed}"]) for seed in (1, 2)]
-    assert commands.plan(configs) == 0
+    assert planning.plan([Job(config) for config in configs]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
     assert len(notes) == bool(note)
     assert all(line.startswith(note) for line in notes)

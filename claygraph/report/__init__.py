@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from claygraph.files import write_over
-from claygraph.record import read_sweep, write_results
+from claygraph.record import read_sweep
+from claygraph.results import write_results
 
 REPORT, SHEET = "report.html", "contact_sheet.png"
 

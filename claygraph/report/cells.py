@@ -71,9 +71,7 @@ def _with_sources(folder: Path, cells: Sequence[Cell]) -> list[Cell]:
     """The cells with their sources: one file for each picture and size."""
     wanted = {(cell.entry["image"], cell.size): cell for cell in cells if cell.path}
     found = {key: _source(folder, place, cell) for place, (key, cell) in enumerate(wanted.items())}
-    return [
-        Cell(c.entry, c.path, c.thumb, c.size, found.get((c.entry["image"], c.size), ""), c.reason) for c in cells
-    ]
+    return [Cell(c.entry, c.path, c.thumb, c.size, found.get((c.entry["image"], c.size), ""), c.reason) for c in cells]
 
 
 def _source(folder: Path, place: int, cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
@@ -13,7 +14,7 @@ LEAST_FILLED = 0.5
 
 
 def roles(axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What each axis is at first: the last ones columns and those before them rows, as far as they fit; others pages."""
+    """What each axis is at first: the last ones columns, those before them rows, as far as they fit; others pages."""
     found, left = dict.fromkeys(axes, PAGES), list(axes)
     for role, most in MOST.items():
         size = 1
@@ -31,6 +32,18 @@ def is_grid(jobs: Sequence[Any], axes: Mapping[str, Sequence[str]]) -> bool:
 def label(entry: Mapping[str, Any], keys: Sequence[str]) -> str:
     """The values of some axes of a job, in short: the last part of each name will do."""
     return "  ".join(f"{short(key)}={shorten(entry['axes'][key])}" for key in keys)
+
+
+def usual(jobs: Sequence[Mapping[str, Any]], axes: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """For each axis the value that most pictures have, if more than half do: what goes without saying in a list."""
+    counts = {axis: Counter(job["axes"][axis] for job in jobs).most_common(1) for axis in axes}
+    return {axis: most[0][0] for axis, most in counts.items() if most and 2 * most[0][1] > len(jobs)}
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The axes' names in short, as far as that tells them apart."""
+    found = {key: short(key) for key in keys}
+    return {key: name if list(found.values()).count(name) == 1 else key for key, name in found.items()}
 
 
 def short(key: str) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from claygraph.record import RESULTS, SWEEP
+from claygraph.record import SWEEP
 from claygraph.report.cells import Cell
 from claygraph.report.effects import FORMULA, effects
-from claygraph.report.layout import is_grid, roles
+from claygraph.report.layout import is_grid, roles, short_names, usual
+from claygraph.results import RESULTS
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -57,6 +58,8 @@ def data_of(sweep: Mapping[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
         "nodes": sweep["nodes"],
         "axes": axes,
         "roles": roles(axes),
+        "usual": {} if is_grid(jobs, axes) else usual(jobs, axes),
+        "short": short_names(list(axes)),
         "grid": is_grid(jobs, axes),
         "metrics": {name: sweep["metrics"].get(name, "") for job in jobs for name in job["metrics"]},
         "effects": [asdict(each) for each in effects(jobs, axes)],

@@ -32,8 +32,9 @@
   const shown = (axis, value) => labels.get(axis).get(value) ?? cut(plain(value));
   const number = (value) => (value === undefined ? "–" : Number(value.toPrecision(4)).toString());
   const by = (role) => axes.filter((axis) => state.roles[axis] === role);
-  const settings = (cell) => axes.map((axis) => `${axis}=${shown(axis, cell.axes[axis])}`).join("  ");
-  const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) : plain(cell.image)}`;
+  const told = (cell) => axes.filter((axis) => data.usual[axis] !== cell.axes[axis]);
+  const settings = (cell) => told(cell).map((axis) => `${data.short[axis]}=${shown(axis, cell.axes[axis])}`).join("  ");
+  const name = (cell) => `#${cell.index}  ${axes.length ? settings(cell) || "baseline" : plain(cell.image)}`;
 
   /* What of a cell's axes have these values: a key that sorts as the axes' values are ordered. */
   const place = (cell, keys) => keys.map((axis) => data.axes[axis].indexOf(cell.axes[axis]));
@@ -111,9 +112,13 @@
   }
 
   function leaf(page, listed) {
+    const before = lines.length;
     const body = listed ? list(page.cells) : grid(page.cells);
+    const across = listed ? Math.max(1, Math.floor($("pictures").clientWidth / (Number($("size").value) + 7))) : 1;
+    const high = Math.ceil((lines.length - before) / across) * (Number($("size").value) / ratio + 40);
     const title = state.page === ALL ? page.values.map(([axis, value]) => `${axis} = ${shown(axis, value)}`).join(", ") : "";
-    return make("div", { className: "leaf" }, ...(title ? [make("h3", {}, title)] : []), make("div", { className: "scroll" }, body));
+    const style = `contain-intrinsic-size: auto ${Math.round(high)}px`; // what is not drawn yet takes about its room
+    return make("div", { className: "leaf", style }, ...(title ? [make("h3", {}, title)] : []), make("div", { className: "scroll" }, body));
   }
 
   function sorted() {
@@ -147,8 +152,11 @@
     return table;
   }
 
+  /* Text that may break after its dots and the like. */
+  const breakable = (text) => text.split(/(?<=[._/=-])/).flatMap((part) => [part, make("wbr")]);
+
   function heading(group, scope) {
-    const parts = group.values.map(([axis, value]) => make("span", { title: plain(value) }, make("i", {}, `${axis} `), shown(axis, value)));
+    const parts = group.values.map(([axis, value]) => make("span", { title: `${axis} = ${plain(value)}` }, make("i", {}, ...breakable(data.short[axis]), " "), shown(axis, value)));
     return make("th", { scope }, ...parts);
   }
 
@@ -192,10 +200,12 @@
   }
 
   /* Thumbnails of one shape lie close together; of several shapes each has a square. */
+  let ratio = 1;
   function shape() {
     const ratios = data.cells.filter((cell) => cell.thumb).map((cell) => cell.size[0] / cell.size[1]);
     const alike = ratios.length && Math.max(...ratios) < 1.02 * Math.min(...ratios);
-    document.documentElement.style.setProperty("--ratio", alike ? ratios[0] : 1);
+    ratio = alike ? ratios[0] : 1;
+    document.documentElement.style.setProperty("--ratio", ratio);
   }
 
   function resize(pixels) {

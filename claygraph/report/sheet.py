@@ -10,7 +10,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any
 
 from claygraph.report.cells import Cell
-from claygraph.report.layout import COLUMNS, PAGES, ROWS, is_grid, label, roles
+from claygraph.report.layout import COLUMNS, PAGES, ROWS, is_grid, label, roles, usual
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -52,7 +52,7 @@ def sheet(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> bytes:
 def blocks(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> list[Block]:
     """How the cells are laid out, in the report's first arrangement."""
     if not is_grid(cells, axes):
-        return [_flat(cells, list(axes))]
+        return _flat(cells, axes)
     place = roles(axes)
     by = {role: [key for key in axes if place[key] == role] for role in (PAGES, ROWS, COLUMNS)}
     pages: dict[str, list[Cell]] = {}
@@ -61,16 +61,18 @@ def blocks(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> list[Blo
     return [_grid(title, own, by[ROWS], by[COLUMNS]) for title, own in pages.items()]
 
 
-def _flat(cells: Sequence[Cell], keys: Sequence[str]) -> Block:
-    """Cells in reading order, each row labelled by what its first one is."""
-    wide = max(1, ceil(sqrt(len(cells))))
-    rows = [cells[start : start + wide] for start in range(0, len(cells), wide)]
-    return Block("", [""] * min(wide, max(1, len(cells))), [(_name(row[0], keys), row) for row in rows])
+def _flat(cells: Sequence[Cell], axes: Mapping[str, Sequence[str]]) -> list[Block]:
+    """Cells below each other in several columns, each beside what makes it differ from most."""
+    common = usual([cell.entry for cell in cells], axes)
+    named = [
+        (_name(cell, [key for key in axes if common.get(key) != cell.entry["axes"][key]]), [cell]) for cell in cells
+    ]
+    tall = max(1, ceil(sqrt(len(named))))
+    return [Block("", [""], named[start : start + tall]) for start in range(0, len(named), tall)]
 
 
 def _name(cell: Cell, keys: Sequence[str]) -> str:
-    differing = [key for key in keys if cell.entry["axes"][key] != "default"]
-    return f"{cell.entry['index']}  {label(cell.entry, differing[:2])}"
+    return f"#{cell.entry['index']}  {label(cell.entry, keys) or 'baseline'}"
 
 
 def _grid(title: str, cells: Sequence[Cell], rows: Sequence[str], columns: Sequence[str]) -> Block:
