@@ -119,7 +119,7 @@ class Memory:
             yield
         finally:
             if known is None or self.loads.total() > before:  # adapters are put on a module after it was loaded
-                self._sizes |= {used: bytes_in(self._resident[used]) or self._sizes[used] for used in self._held}
+                self._sizes |= {used: size for used in self._held if (size := bytes_in(self._resident.get(used)))}
             self._needs[key], self._running, self._held = self._held, None, set()
 
     def _missing(self) -> int:
