@@ -79,7 +79,8 @@ class Memory:
             raise failed.with_traceback(None)
         self.make_room(self._sizes.get(key, 0))
         try:
-            return load()
+            with _no_collections():
+                return load()
         except WeightsError as error:
             if self._running is not None:
                 self._failed[self._running, key] = error
@@ -151,6 +152,18 @@ class Memory:
     def clear(self) -> bool:
         """Put out all that the running batch does not use; whether there was anything."""
         return self.make_room(self.budget)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A model that is built makes many objects and no garbage, through all of which collections would look in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _batch(given: int | str, device: torch.device) -> int:

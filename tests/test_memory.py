@@ -222,6 +222,15 @@ def test_what_was_measured_replaces_the_guess_and_large_batches_count() -> None:
     assert limits.rows("key", call, -5) == 1
 
 
+def test_a_call_that_cannot_guess_fails_no_earlier_than_when_it_is_run() -> None:
+    class Lost(Ask):
+        @property
+        def row_bytes(self) -> int:
+            raise OSError("no such file")
+
+    assert Limits(most=8).rows("key", Lost(), 1000) == 8
+
+
 def test_a_file_that_cannot_be_used_is_tried_once_for_a_batch() -> None:
     tries = []
 
