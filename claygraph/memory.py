@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -72,7 +72,7 @@ class Memory:
         value = self._resident[key] = self._resident.pop(key)
         self._held.add(key)
         self.make_room(0)
-        return value  # type: ignore[no-any-return]
+        return cast(T, value)
 
     def _loaded(self, key: Hashable, load: Callable[[], T]) -> T:
         if failed := self._failed.get((self._running, key)):
