@@ -37,7 +37,8 @@ class Given(Stage):
     path: str = "miniature:checkpoint/clay_mini.safetensors"
 
     def run(self) -> Model:
-        return LoadCheckpoint(self.path).run()
+        model: Model = LoadCheckpoint(self.path).run()
+        return model
 
 
 @dataclass(frozen=True)

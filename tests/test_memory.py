@@ -122,6 +122,27 @@ def test_what_the_running_batch_uses_stays_whatever_the_budget() -> None:
     assert resident(memory) == ["d", "e"]
 
 
+def test_what_an_earlier_batch_of_the_kind_used_may_go() -> None:
+    memory = Memory("cpu", budget=2 * KILO)
+
+    class OfOneKind(Ask):
+        @property
+        def batch_key(self) -> Hashable:
+            return "all"
+
+    for name in ("a", "b", "c", "d"):
+        run_calls([OfOneKind(names=(name,))], memory)
+    assert resident(memory) == ["c", "d"]
+
+
+def test_what_takes_no_room_stays() -> None:
+    memory = Memory("cpu", budget=1)
+    memory.get("tokenizer", lambda: "words")
+    run(memory, "a")
+    run(memory, "b")
+    assert resident(memory) == ["tokenizer", "b"]
+
+
 def test_room_is_made_before_what_was_loaded_once_is_loaded_again() -> None:
     memory, seen = Memory("cpu", budget=4 * KILO), []
     for name in ("a", "b", "a"):

@@ -192,7 +192,8 @@ class Denoise(Call["torch.Tensor"]):
 
     @property
     def row_bytes(self) -> int:
-        return footprint.unet(self.model.checkpoint, *self.x.shape[2:], 2)
+        height, width = self.x.shape[2:]
+        return footprint.unet(self.model.checkpoint, height, width, 2)
 
     @classmethod
     def run_batch(cls, calls: Sequence[Denoise], memory: Memory) -> list[torch.Tensor]:
