@@ -37,7 +37,8 @@ class Given(Stage):
     path: str = "miniature:checkpoint/clay_mini.safetensors"
 
     def run(self) -> Model:
-        return LoadCheckpoint(self.path).run()
+        model: Model = LoadCheckpoint(self.path).run()
+        return model
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Empty:
     calls: int = 0
     batches: list[int] = field(default_factory=list)
 
-    def __call__(self, calls: list[Denoise], memory: Memory) -> list[object]:
+    def __call__(self, calls: list[Denoise], _: Memory) -> list[object]:
         self.calls += len(calls)
         self.batches.append(len(calls))
         return [call.x for call in calls]

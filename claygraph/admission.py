@@ -25,16 +25,17 @@ class Values(dict[Node, Any]):
 
 
 class Admission:
-    """Lets graphs in, in order, so that no more than ``window`` are under way, and fewer while values hold ``most``.
+    """Lets graphs in, in order: at most ``window`` at once, and no more than whose values hold ``most`` bytes.
 
-    One is always under way. ``todo`` are the nodes that are to run and have not ended.
+    How much the values of one graph hold is known once some have ended: the most so far, over those under way then. One
+    is always let in. ``todo`` are the nodes that are to run and have not ended.
     """
 
     def __init__(self, graphs: Sequence[Graph], window: int, todo: Set[Node], values: Values, most: int) -> None:
         self.window, self.todo, self.values, self.most = window, todo, values, most
         self._waiting = iter(graphs)
         self._next: Graph | None = next(self._waiting, None)
-        self._count = 0
+        self._count, self._each = 0, 0.0
         self._open: dict[int, set[Node]] = {}
         self._members: dict[Node, list[int]] = defaultdict(list)
 
@@ -60,10 +61,12 @@ class Admission:
         return list(let_in)
 
     def _room(self) -> bool:
-        return not self._open or (len(self._open) < self.window and self.values.held < self.most)
+        count = len(self._open)
+        return not count or (count < self.window and (count + 1) * self._each <= self.most)
 
     def finished(self, node: Node) -> list[Node]:
         """Note the end of a node; nodes that may begin because a graph has ended with it."""
+        self._each = max(self._each, self.values.held / max(1, len(self._open)))
         ended = False
         for number in self._members.pop(node, ()):
             left = self._open[number]

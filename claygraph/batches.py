@@ -29,9 +29,9 @@ def batch_key(call: Call[Any]) -> Hashable:
 def run_calls(calls: Sequence[Call[Any]], memory: Memory) -> list[Done]:
     """Every call's value, in order.
 
-    A batch that finds no memory is run again in halves, and batches of this key stay that small. One that fails
-    otherwise is run again call by call, so that a fault stays with its own; ``memory`` sees to it that a file that
-    cannot be used, and is to blame for all of them, is not tried again and again.
+    A batch that finds no memory is run again in parts half as large, and batches of this key stay that small. One that
+    fails otherwise is run again call by call, so that a fault stays with its own. Where a file that cannot be used is
+    to blame for all of them, that is found out once: ``Memory.get`` does not try again to load it for this key.
     """
     key = batch_key(calls[0])
     with memory.running(key, calls[0], len(calls)):
@@ -46,13 +46,20 @@ def _run(key: Hashable, calls: Sequence[Call[Any]], memory: Memory) -> list[Done
         return [Done(value, seconds, len(calls)) for value in found]
     if isinstance(found, torch.OutOfMemoryError) and len(calls) > 1:
         memory.shrink(key, len(calls))
-        half = len(calls) // 2
-        return _run(key, calls[:half], memory) + _run(key, calls[half:], memory)
+        return _in_parts(key, calls, memory)
     if len(calls) > 1:
         return [done for call in calls for done in _run(key, [call], memory)]
     if isinstance(found, torch.OutOfMemoryError) and memory.clear():
         return _run(key, calls, memory)
     return [Done(found, perf_counter() - begun, 1)]
+
+
+def _in_parts(key: Hashable, calls: Sequence[Call[Any]], memory: Memory) -> list[Done]:
+    done: list[Done] = []
+    while len(done) < len(calls):
+        rows = memory.rows(key, calls[0])
+        done += _run(key, calls[len(done) : len(done) + rows], memory)
+    return done
 
 
 def _attempt(key: Hashable, calls: Sequence[Call[Any]], memory: Memory) -> list[Any] | Exception:

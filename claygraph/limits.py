@@ -29,7 +29,7 @@ class Limits:
             rows, used = self._measured[key]
             return -(-used // rows)
         if key not in self._guessed:
-            self._guessed[key] = call.row_bytes
+            self._guessed[key] = _guess(call)
         return self._guessed[key]
 
     def measured(self, key: Hashable, rows: int, used: int) -> None:
@@ -40,3 +40,10 @@ class Limits:
     def halve(self, key: Hashable, rows: int) -> None:
         """After a batch of so many rows found no room: from now on half as many."""
         self._halved[key] = max(1, min(rows, self._halved.get(key, rows)) // 2)
+
+
+def _guess(call: Call[Any]) -> int:
+    try:
+        return call.row_bytes
+    except Exception:  # what is wrong with it is told when it is run
+        return 0

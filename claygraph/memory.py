@@ -6,7 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -49,9 +49,9 @@ class Memory:
         self._limits = Limits(self.batch)
         self._resident: dict[Hashable, Any] = {}  # least recently used first
         self._sizes: dict[Hashable, int] = {}  # of all that was ever loaded
-        self._needs: dict[Hashable, set[Hashable]] = {}  # what batches of a key use
+        self._needs: dict[Hashable, set[Hashable]] = {}  # what the last batch of a key used
         self._running: Hashable = None
-        self._held: set[Hashable] = set()
+        self._used: set[Hashable] = set()  # by the running batch so far
         self._failed: dict[Hashable, WeightsError] = {}
 
     @property
@@ -70,16 +70,17 @@ class Memory:
             self._resident[key] = value
             self.loads[key] += 1
         value = self._resident[key] = self._resident.pop(key)
-        self._held.add(key)
+        self._used.add(key)
         self.make_room(0)
-        return value  # type: ignore[no-any-return]
+        return cast(T, value)
 
     def _loaded(self, key: Hashable, load: Callable[[], T]) -> T:
         if failed := self._failed.get((self._running, key)):
             raise failed.with_traceback(None)
         self.make_room(self._sizes.get(key, 0))
         try:
-            return load()
+            with _no_collections():
+                return load()
         except WeightsError as error:
             if self._running is not None:
                 self._failed[self._running, key] = error
@@ -90,13 +91,14 @@ class Memory:
 
         Whether anything went.
         """
-        going = []
-        for key in [key for key in self._resident if key not in self._held]:
+        stay = self._used | self._needs.get(self._running, set())
+        gone = False
+        for key in [key for key in self._resident if self._sizes[key] and key not in stay]:
             if self.used() + size <= self.budget:
                 break
-            going.append(key)
             self._put_out(key)
-        return bool(going)
+            gone = True
+        return gone
 
     def _put_out(self, key: Hashable) -> None:
         del self._resident[key]
@@ -112,19 +114,19 @@ class Memory:
     def running(self, key: Hashable, call: Call[Any], rows: int) -> Iterator[None]:
         """For as long as it lasts a batch of so many calls has room, and what it gets stays."""
         known = self._needs.get(key)
-        self._running, self._held = key, set(known or ())
+        self._running, self._used = key, set()
         self.make_room(self._missing() + rows * self._limits.bytes_of_row(key, call))
         before = self.loads.total()
         try:
             yield
         finally:
             if known is None or self.loads.total() > before:  # adapters are put on a module after it was loaded
-                self._sizes |= {used: bytes_in(self._resident[used]) or self._sizes[used] for used in self._held}
-            self._needs[key], self._running, self._held = self._held, None, set()
+                self._sizes |= {used: size for used in self._used if (size := bytes_in(self._resident[used]))}
+            self._needs[key], self._running, self._used = self._used, None, set()
 
     def _missing(self) -> int:
         """Bytes of what the running batch will load, as far as it is known."""
-        return sum(self._sizes[key] for key in self._held - self._resident.keys())
+        return sum(self._sizes[key] for key in self._needs.get(self._running, set()) - self._resident.keys())
 
     @contextmanager
     def measuring(self, key: Hashable, rows: int) -> Iterator[None]:
@@ -151,6 +153,18 @@ class Memory:
     def clear(self) -> bool:
         """Put out all that the running batch does not use; whether there was anything."""
         return self.make_room(self.budget)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """A model that is built makes many objects and no garbage, through all of which collections would look in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _batch(given: int | str, device: torch.device) -> int:

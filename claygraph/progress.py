@@ -34,6 +34,7 @@ class Work:
         """Count one event."""
         if event.what in ("finished", "failed", "skipped"):
             self.done += 1
+            self._steps.pop(event.node, None)
         elif event.what == "cached":
             self.total -= 1
         elif event.what == "step":

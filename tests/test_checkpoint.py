@@ -228,3 +228,16 @@ def test_shapes_that_do_not_fit_the_config_are_shown(single: Path, tmp_path: Pat
 def test_describing_needs_no_torch() -> None:
     code = "import sys, claygraph.diffusion.describe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_stacked_queries_keys_and_values_are_taken_apart_without_a_copy(single: Path) -> None:
+    _, second = loaders.load_text_encoders(describe.describe(weights(single)), Memory("cpu", "float16"))
+    attention = second.text_model.encoder.layers[0].self_attn
+    query, key, value = (getattr(attention, f"{part}_proj").weight for part in "qkv")
+    assert key.data_ptr() - query.data_ptr() == value.data_ptr() - key.data_ptr() == query.nbytes
+
+
+def test_empty_models_are_not_filled_and_others_are() -> None:
+    empty = loaders._empty(lambda: torch.nn.Linear(3, 2))
+    assert empty.weight.is_meta
+    assert torch.nn.Linear(300, 200).weight.std() > 0.01

@@ -13,12 +13,10 @@ import torch
 from claygraph.diffusion import lora, lora_merge
 from claygraph.diffusion.calls import Denoise
 from claygraph.diffusion.checkpoint import load_unet
-from claygraph.diffusion.describe import describe
 from claygraph.diffusion.lora import stack_of
-from claygraph.diffusion.lora_merge import Work, arrange, costs, positions, strengths_of
-from claygraph.diffusion.rows import rows_of
+from claygraph.diffusion.lora_merge import Work, costs, positions, strengths_of
 from claygraph.memory import Memory
-from claygraph.values import Lora, Model
+from claygraph.values import Lora
 from tests import tiny
 from tests.denoising import base, call, error, run, weights
 from tests.loras import everywhere
@@ -51,8 +49,7 @@ def unet_of(memory: Memory) -> Any:
 
 def noted(*calls: Denoise, memory: Memory) -> str:
     Denoise.run_batch(calls, memory)
-    [how] = {one.notes.get("lora", "") for one in calls}
-    return how
+    return calls[0].notes["lora"]
 
 
 def test_merged_is_beside_within_rounding_and_the_weights_come_back_bit_for_bit() -> None:
@@ -118,7 +115,7 @@ def test_half_precision_is_merged_in_single(tmp_path: Path) -> None:
 def test_rows_that_do_not_agree_stay_beside() -> None:
     memory = own_memory()
     for others in ([long_call(1, loras=stack(0.5))], [long_call(2)], [long_call(3, loras=stack()[:1])]):
-        assert noted(long_call(loras=stack()), *others, memory=memory) == "beside" or others[0].notes == {}
+        assert noted(long_call(loras=stack()), *others, memory=memory) == "beside"
     swapped = long_call(4, loras=stack()[::-1])
     assert noted(long_call(loras=stack()), swapped, memory=memory) == "beside"
     assert noted(long_call(loras=stack()), long_call(5, loras=stack()), memory=memory) == "merged"
@@ -231,7 +228,7 @@ def test_a_merge_stays_until_another_is_asked_for() -> None:
     assert unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight is held
 
 
-def test_arrange_names_what_it_did() -> None:
-    memory, model = own_memory(), Model(describe(base().weights))
-    Denoise.run_batch([call(loras=stack())], memory)
-    assert arrange(unet_of(memory), rows_of([replace(call(), model=model)])) == ""
+def test_only_calls_with_loras_say_how_they_had_them() -> None:
+    with_one, without = long_call(loras=stack()), long_call(1)
+    Denoise.run_batch([with_one, without], own_memory())
+    assert (with_one.notes, without.notes) == ({"lora": "beside"}, {})

@@ -170,7 +170,7 @@ def test_a_picture_that_memory_does_not_hold_is_done_in_tiles(
         return unbounded(x)
 
     memory = Memory("cpu", "float32")
-    memory.get(("vae", checkpoint), lambda: vae)
+    memory.get(("vae", checkpoint.weights, checkpoint.config), lambda: vae)
     monkeypatch.setattr(vae, what, bounded)
     monkeypatch.setattr("claygraph.diffusion.vae.TILE", 64)
     monkeypatch.setattr("claygraph.diffusion.vae.OVERLAP", {"encode": 16, "decode": 16})

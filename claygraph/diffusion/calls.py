@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from claygraph.diffusion import footprint
 from claygraph.stage import Call
 from claygraph.values import Checkpoint, Conditioning, Image, Latent, Lora, Model, Prompt, Size, Weights
 
@@ -63,6 +64,10 @@ class EncodeImage(Call[Latent]):
     def batch_key(self) -> Hashable:
         return self.checkpoint, self.image.size, self.tile, self.overlap
 
+    @property
+    def row_bytes(self) -> int:
+        return footprint.encoder(self.checkpoint, *self.image.size, self.tile)
+
     @classmethod
     def run_batch(cls, calls: Sequence[EncodeImage], memory: Memory) -> list[Latent]:
         from claygraph.diffusion.vae import encode
@@ -83,6 +88,11 @@ class DecodeLatent(Call[Image]):
     @property
     def batch_key(self) -> Hashable:
         return self.checkpoint, self.latent.samples.shape, self.tile, self.overlap
+
+    @property
+    def row_bytes(self) -> int:
+        height, width = (self.checkpoint.downscale * side for side in self.latent.samples.shape[1:])
+        return footprint.decoder(self.checkpoint, height, width, self.tile)
 
     @classmethod
     def run_batch(cls, calls: Sequence[DecodeLatent], memory: Memory) -> list[Image]:
@@ -172,6 +182,11 @@ class Denoise(Call["torch.Tensor"]):
     @property
     def progress(self) -> tuple[int, int]:
         return self.step, self.steps
+
+    @property
+    def row_bytes(self) -> int:
+        height, width = self.x.shape[2:]
+        return footprint.unet(self.model.checkpoint, height, width, 2)
 
     @classmethod
     def run_batch(cls, calls: Sequence[Denoise], memory: Memory) -> list[torch.Tensor]:

@@ -169,8 +169,12 @@ def read(path: Path, device: torch.device, dtype: torch.dtype | None, prefixes: 
     """The tensors of a safetensors file whose names begin with one of ``prefixes``; floats become ``dtype``."""
     names = [name for name in describe.shapes(path) if name.startswith(prefixes)]
     with safe_open(path, framework="pt", device=str(device)) as file:
-        tensors = {name: file.get_tensor(name) for name in names}
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        return {name: _as(file.get_tensor(name), dtype) for name in names}
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Floats in this dtype, one tensor after another so that only one is there twice; others as they are."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _fill(model: M, tensors: Tensors, source: str) -> M:

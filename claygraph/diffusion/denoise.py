@@ -31,8 +31,9 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
     for file in dict.fromkeys(lora.weights for call in calls for lora in call.model.loras if lora.model):
         attach(unet, "unet", file, memory)
     rows = rows_of(calls)
-    if how := arrange(unet, rows):
-        for call in calls:
+    how = arrange(unet, rows)
+    for call in calls:
+        if strengths_of(call.model.loras):
             call.notes["lora"] = how
     return _guided(calls, _halves(unet, rows, memory))
 

@@ -57,18 +57,18 @@ def strengths_of(loras: tuple[Lora, ...]) -> Strengths:
 
 
 def arrange(unet: Any, rows: Sequence[Row]) -> str:
-    """Put the LoRAs that all rows have into the UNet's weights if that pays: ``merged``, ``beside``, or "" without any.
+    """Put the LoRAs that all rows have into the UNet's weights if that pays: ``merged``, or else ``beside``.
 
     Where they stay beside, the weights are as they were loaded.
     """
-    stack, wanted = stack_of(unet), [tuple(strengths_of(row.model.loras).items()) for row in rows]
-    agreed = wanted[0] if len(set(wanted)) == 1 else ()
+    stack, wanted = stack_of(unet), {tuple(strengths_of(row.model.loras).items()) for row in rows}
+    agreed = next(iter(wanted)) if len(wanted) == 1 else ()
     if stack.merged != agreed:
         restore(stack)
         if agreed:
             _merge_if_it_pays(unet, stack, agreed, work_of(rows))
     if not stack.merged:
-        return "beside" if any(wanted) else ""
+        return "beside"
     stack.owed = max(0.0, stack.owed - stack.saved * len(rows))
     return "merged"
 

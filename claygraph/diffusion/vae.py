@@ -92,4 +92,5 @@ def _whole_or_tiled(
 
 
 def _vae(checkpoint: Checkpoint, memory: Memory) -> AutoencoderKL:
-    return memory.get(("vae", checkpoint), lambda: load_vae(checkpoint, memory))
+    key = ("vae", checkpoint.vae or checkpoint.weights, checkpoint.config)
+    return memory.get(key, lambda: load_vae(checkpoint, memory))

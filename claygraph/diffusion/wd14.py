@@ -60,7 +60,8 @@ def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
         WeightsError: the model cannot be loaded or run, or is not of the WD14 shape.
     """
     path = Path(calls[0].tagger.path) / MODEL
-    session = memory.get(("wd14", calls[0].tagger), lambda: open_session(path, memory))
+    size = path.stat().st_size if path.is_file() else 0
+    session = memory.get(("wd14", calls[0].tagger), lambda: open_session(path, memory), size)
     fixed, side = _input_shape(session, path)
     pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
     rows = fixed or len(pixels)
