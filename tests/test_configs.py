@@ -85,4 +85,4 @@ def test_pictures_of_one_name_are_told_apart(tmp_path: Path) -> None:
         path.parent.mkdir()
         Image.new("RGB", (64, 64)).save(path)
     jobs = plan.plan_all([Job(composed(f"image=[{paths[0]},{paths[1]}]"))])
-    assert [job.graph.graph["nodes"]["photo"].stage.name for job in jobs if job.graph] == ["cat", "cat-2"]
+    assert [job.graph.graph["nodes"]["save"].stage.name for job in jobs if job.graph] == ["cat", "cat-2"]
