@@ -11,7 +11,6 @@ from uuid import uuid4
 from claygraph.stage import Stage
 
 PACKAGE = Path(__file__).parent
-SHARED = ("files.py", "memory.py", "pictures.py", "values.py")
 UNKNOWN = uuid4().hex  # of this process alone
 
 
@@ -19,9 +18,10 @@ UNKNOWN = uuid4().hex  # of this process alone
 def code_of(kind: type[Stage]) -> str:
     """sha256 of the code a stage runs, as far as it can be known.
 
-    It covers the source of the modules that the stage's class and its base classes stand in, and what stages may build
-    on: ``claygraph/diffusion`` and ``SHARED``. A plug-in with more modules of its own raises ``Stage.version`` when one
-    of them changes. A class without a source file (typed into an interpreter) is other code in each process.
+    It covers the source of the modules that the stage's class and its base classes stand in, and what stages build on:
+    the modules in ``claygraph`` and ``claygraph/diffusion``. A plug-in with more modules of its own raises
+    ``Stage.version`` when one of them changes. A class without a source file (typed into an interpreter) is other code
+    in each process.
     """
     modules = sorted({base.__module__ for base in kind.__mro__ if issubclass(base, Stage)})
     return sha256(" ".join([*map(_module, modules), _shared()]).encode()).hexdigest()
@@ -35,7 +35,7 @@ def _module(name: str) -> str:
 
 @cache
 def _shared() -> str:
-    files = [*sorted((PACKAGE / "diffusion").rglob("*.py")), *(PACKAGE / name for name in SHARED)]
+    files = sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "diffusion").rglob("*.py")])
     return sha256(" ".join(map(_digest, files)).encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from time import time
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -25,6 +26,7 @@ from claygraph.sizes import in_bytes
 MAGIC = b"clay\x00\x00\x00\x01"
 START = len(MAGIC) + 32
 FOLDER = "claygraph/store"
+SUFFIX, PART = ".clay", ".clay-part"  # no file of another name is ever removed, wherever ``store`` points
 KEY = re.compile(r"[0-9a-z]{4,128}")
 ROOM = 0.9  # what is kept of the limit once it is passed, so that the next entries need no room made for them
 STALE = 3600  # seconds after which an unfinished file is one that nobody will finish
@@ -41,7 +43,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> str:
-        return self.path.name
+        return self.path.stem
 
     def stage(self) -> str:
         """The stage that made it, as MODULE.CLASS; empty where the entry cannot be read."""
@@ -60,11 +62,14 @@ class Store:
 
     def __init__(self, folder: Path, limit: int, kinds: Kinds = VALUES) -> None:
         self.folder, self.limit, self.kinds = folder, limit, kinds
-        self._told = False
+        self._told, self._uncounted, self._counting = False, 0, Lock()
 
     def has(self, key: str) -> bool:
         """Whether there is an entry; only ``load`` tells whether it is sound."""
-        return self._path(key).is_file()
+        path = self._path(key)
+        with suppress(OSError):  # a folder that may not be looked into
+            return path.is_file()
+        return False
 
     def load(self, key: str) -> Any:
         """The value; raises ``KeyError`` where there is none. A damaged entry is removed and counts as none."""
@@ -106,7 +111,7 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """Every entry, in no order."""
         for shard in self.folder.glob("[0-9a-z][0-9a-z]"):
-            yield from filter(None, map(_entry, shard.iterdir()))
+            yield from filter(None, map(_entry, shard.glob(f"{shard.name}*{SUFFIX}")))
 
     def damaged(self) -> Iterator[tuple[Entry, str]]:
         """Every entry that cannot be what was written, with the reason. Reads all of them."""
@@ -130,10 +135,10 @@ class Store:
     def _path(self, key: str) -> Path:
         if not KEY.fullmatch(key):
             raise KeyError(key)
-        return self.folder / key[:2] / key
+        return self.folder / key[:2] / f"{key}{SUFFIX}"
 
     def _write(self, path: Path, content: bytes) -> None:
-        part = self.folder / "parts" / uuid4().hex
+        part = self.folder / "parts" / f"{uuid4().hex}{PART}"
         for folder in (part.parent, path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -149,21 +154,26 @@ class Store:
             log.warning("store=%r cannot take results (%s); they are not kept.", str(self.folder), error.strerror)
 
     def _grown(self, size: int) -> None:
-        """Count what was written, over all processes, and make room where it is too much."""
-        with locked(self.folder / "lock"):
-            total = self._noted() + size
-            if total > self.limit:
-                total = self._total()  # what was written twice was counted twice
-            if total > self.limit:
-                list(self._remove(int(self.limit * ROOM)))
-                total = self._total()
-            self._note(total)
+        """Count what was written, over all processes, and make room where it is too much.
 
-    def _noted(self) -> int:
+        While another process does, what is written here waits to be counted, and nobody waits for the lock.
+        """
+        with self._counting, locked(self.folder / "lock", wait=False) as held:
+            self._uncounted += size
+            if held:
+                total, self._uncounted = self._counted() + self._uncounted, 0
+                self._note(total if total <= self.limit else self._made_room())
+
+    def _made_room(self) -> int:
+        if self._total() > self.limit:  # what was written twice was counted twice
+            list(self._remove(int(self.limit * ROOM)))
+        return self._total()
+
+    def _counted(self) -> int:
         try:
             return int((self.folder / "size").read_text())
         except (OSError, ValueError):  # new, or cut short by a kill
-            return self._total()
+            return self._total() - self._uncounted
 
     def _total(self) -> int:
         return sum(entry.size for entry in self.entries())
@@ -180,7 +190,7 @@ class Store:
             left -= entry.size
             entry.path.unlink(missing_ok=True)
             yield entry
-        _remove_old(self.folder.glob("parts/*"))
+        _remove_old(self.folder.glob(f"parts/*{PART}"))
 
 
 def open_store(folder: object, size: object) -> Store | None:

@@ -46,7 +46,7 @@ def square(level: int = 255) -> Picture:
     """A square of 16 x 16 in the middle of 32 x 32 black pixels: rows and columns 8 to 23."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[8:24, 8:24] = level
-    return Picture(pixels, "square")
+    return Picture(pixels)
 
 
 def hostile(folder: Path) -> dict[str, Path]:

@@ -226,4 +226,5 @@ def test_checks_are_noted_and_refuse_nothing_only_meanwhile() -> None:
 def test_a_stage_without_checks_has_settings_all_the_same() -> None:
     (entry,) = [entry for entry in catalogue() if entry.target.endswith(".Save")]
     assert entry.kind
-    assert [str(setting) for setting in settings_of(entry.kind)] == ["folder: str = 'outputs'"]
+    found = [str(setting) for setting in settings_of(entry.kind)]
+    assert found == ["folder: str = 'outputs'", "name: str = 'picture'"]

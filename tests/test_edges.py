@@ -45,7 +45,7 @@ def whites(hint: NDArray[Any]) -> int:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_a_hint_is_grey_rgb_of_the_photos_size_and_name(kind: type[Edges]) -> None:
+def test_a_hint_is_grey_rgb_of_the_photos_size(kind: type[Edges]) -> None:
     hint = kind().run(Image(noise(37, 53)))
     assert (hint.pixels.shape, hint.pixels.dtype) == ((37, 53, 3), np.uint8)
     assert np.array_equal(hint.pixels, np.repeat(hint.pixels[:, :, :1], 3, axis=2))

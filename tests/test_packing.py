@@ -62,7 +62,7 @@ SAMPLES = [
     CONDITIONING,
     Prompt(CONDITIONING, CONDITIONING, "clay", "(bad:1.2)"),
     Latent(np.array([[[math.nan, -0.0, math.inf, 1e-45]]], np.float32)),
-    Mask(np.float32(DICE.random((4, 4)))),
+    Mask(DICE.random((4, 4), np.float32)),
     FILE,
     CHECKPOINT,
     LORA,
@@ -81,14 +81,15 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray | np.generic):
-        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+        return (str(one.dtype), one.shape, one.tobytes()) == (str(other.dtype), other.shape, other.tobytes())
     if isinstance(one, tuple):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float):
+        return bool(one.hex() == other.hex())
     if is_dataclass(one):
         return all(same(getattr(one, item.name), getattr(other, item.name)) for item in fields(one))
-    if isinstance(one, float):
-        return one.hex() == other.hex()
-    return bool(one == other)
+    equal: bool = one == other
+    return equal
 
 
 @pytest.mark.parametrize("value", SAMPLES, ids=lambda value: type(value).__name__)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -146,6 +147,8 @@ def test_a_picture_that_is_gone_or_changed_is_written_again(folder: Path, capsys
     run(capsys)
     picture = folder / "out" / "photo.png"
     content = picture.read_bytes()
+    with Pillow.open(picture) as image:
+        assert not {"store", "store_size"} & set(json.loads(image.info["claygraph"]))
     picture.unlink()
     assert ran(run(capsys)) == {"save"}
     assert picture.read_bytes() == content

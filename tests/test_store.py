@@ -14,6 +14,7 @@ import pytest
 
 from claygraph.cli import main
 from claygraph.errors import SettingError
+from claygraph.locks import locked
 from claygraph.sizes import in_bytes, shown
 from claygraph.store import Entry, Store, open_store
 from claygraph.values import Image, Latent, Tags
@@ -27,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def entry(store: Store, key: str) -> Path:
-    return store.folder / key[:2] / key
+    return store.folder / key[:2] / f"{key}.clay"
 
 
 def test_what_was_saved_is_loaded_by_whoever_asks(store: Store) -> None:
@@ -64,7 +65,7 @@ def test_damage_is_told_once_and_counts_as_absent(
     content = bytearray(entry(store, "abcd").read_bytes())
     if isinstance(place, int):
         content[place] ^= 1
-    damaged = {"cut": content[:-1], "empty": b"", "longer": content + b"0", "text": b"not an entry"}
+    damaged = {"cut": content[:-1], "empty": bytearray(), "longer": content + b"0", "text": bytearray(b"no entry")}
     entry(store, "abcd").write_bytes(damaged.get(str(place), content))
     assert [each.key for each, _ in store.damaged()] == ["abcd"]
     with caplog.at_level(logging.WARNING), pytest.raises(KeyError):
@@ -109,12 +110,24 @@ def test_room_is_made_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_unfinished_files_that_nobody_will_finish_are_removed(store: Store) -> None:
     store.save("abcd", LATENT)
-    for name, age in (("old", 10_000), ("new", 10)):
+    for name, age in (("old.clay-part", 10_000), ("new.clay-part", 10), ("of others", 10_000)):
         (store.folder / "parts" / name).touch()
         os.utime(store.folder / "parts" / name, (time.time() - age,) * 2)
     store.shrink(10**9)
-    assert [file.name for file in (store.folder / "parts").iterdir()] == ["new"]
+    assert sorted(file.name for file in (store.folder / "parts").iterdir()) == ["new.clay-part", "of others"]
     assert store.has("abcd")
+
+
+def test_files_of_others_are_left_alone(store: Store) -> None:
+    """Should somebody name a folder that holds other things."""
+    store.save("abcd", LATENT)
+    others = [store.folder / name for name in ("ab/abba", "ab/other.clay", "go/go.mod", "notes", "a/ab.clay")]
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("mine")
+    assert [each.key for each in store.entries()] == ["abcd"]
+    assert store.shrink(0)[0] == 1
+    assert all(other.is_file() for other in others)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a path that nobody can write to")
@@ -125,6 +138,19 @@ def test_a_store_that_cannot_be_written_is_told_once(tmp_path: Path, caplog: pyt
     assert not store.save("abce", LATENT)
     assert not store.has("abcd")
     assert [message.count("cannot take results") for message in caplog.messages] == [1]
+
+
+def test_nobody_waits_while_another_process_makes_room(store: Store) -> None:
+    store.save("abcd", LATENT)
+    before = int((store.folder / "size").read_text())
+    with locked(store.folder / "lock") as held:
+        assert held
+        assert store.save("abce", LATENT)
+        with locked(store.folder / "lock", wait=False) as again:
+            assert not again
+    assert int((store.folder / "size").read_text()) == before
+    store.save("abcf", LATENT)
+    assert int((store.folder / "size").read_text()) == 3 * before
 
 
 def write(folder: Path, seed: int) -> None:
@@ -140,8 +166,7 @@ def write(folder: Path, seed: int) -> None:
 
 def test_processes_share_a_store(tmp_path: Path) -> None:
     """Three of them read, write and make room at once: nobody ever reads a wrong value or damage."""
-    kind = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
-    processes = [kind.Process(target=write, args=(tmp_path, seed)) for seed in range(3)]
+    processes = [multiprocessing.Process(target=write, args=(tmp_path, seed)) for seed in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -52,13 +52,13 @@ def node(graph: Graph, name: str) -> Node:
 def damage(store: Store, graph: Graph, *names: str) -> None:
     for name in names:
         key = node(graph, name).key
-        (store.folder / key[:2] / key).write_bytes(b"damaged")
+        (store.folder / key[:2] / f"{key}.clay").write_bytes(b"damaged")
 
 
 def forget(store: Store, graph: Graph, *names: str) -> None:
     for name in names:
         key = node(graph, name).key
-        (store.folder / key[:2] / key).unlink()
+        (store.folder / key[:2] / f"{key}.clay").unlink()
 
 
 RUN, CACHED = ["run"], ["cached"]
