@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from claygraph.variants import Base, Path, Variant, is_plain
+from claygraph.plain import is_plain
+from claygraph.variants import Base, Path, Variant
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from hashlib import sha256
-from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, get_args, get_origin
 
 from claygraph.errors import GraphError, nearest
-from claygraph.files import digest, locate
-from claygraph.sources import code_of
+from claygraph.keys import Own, own
 from claygraph.stage import Port, Stage, makes, ports
 from claygraph.values import Recipe
 
@@ -44,7 +42,7 @@ class Known:
         self.orders: dict[Hashable, list[str]] = {}
         self._nodes: dict[Hashable, Node] = {}
         self._by_key: dict[tuple[str, str], Node] = {}
-        self._owns: dict[Hashable, _Own] = {}
+        self._owns: dict[Hashable, Own] = {}
         self._kept: list[Any] = []  # what the keys of _nodes name by id
 
     def node(self, name: str, stage: Stage, inputs: Mapping[str, Any], context: str) -> Node:
@@ -56,10 +54,10 @@ class Known:
             self._kept.append((stage, inputs))
         return self._nodes[key]
 
-    def _own(self, stage: Stage, context: str) -> _Own:
+    def _own(self, stage: Stage, context: str) -> Own:
         key = context, id(stage)
         if key not in self._owns:
-            self._owns[key] = _own(stage, context)
+            self._owns[key] = own(stage, context)
         return self._owns[key]
 
 
@@ -200,46 +198,10 @@ def _files_behind(values: Iterable[Any]) -> dict[str, str]:
     return {path: found for node in seen for path, found in node.files.items()}
 
 
-def _node(name: str, stage: Stage, inputs: Mapping[str, Any], own: _Own) -> Node:
+def _node(name: str, stage: Stage, inputs: Mapping[str, Any], itself: Own) -> Node:
     """A stage with its key: what it is by itself, and its inputs."""
     fed = sorted((port, value.key if isinstance(value, Node) else repr(value)) for port, value in inputs.items())
-    return Node(sha256(f"{own.work} {fed!r}".encode()).hexdigest()[:20], name, stage, inputs, own.files)
-
-
-class _Own(NamedTuple):
-    """What a stage is by itself, whatever feeds it: the files it reads with their digests, and its part of the key."""
-
-    files: Mapping[str, str]
-    work: str
-
-
-def _own(stage: Stage, context: str) -> _Own:
-    """Class, code, settings, and the content of the files wherever they lie."""
-    files = {path: digest(path) for path in stage.files()}
-    kind = type(stage)
-    settings = [(item.name, getattr(stage, item.name)) for item in fields(stage) if item.compare]
-    code = f"{kind.__module__}.{kind.__qualname__} {kind.version} {code_of(kind)} {context}"
-    return _Own(files, f"{code} {_by_content(settings, files)!r} {[*files.values()]!r}")
-
-
-def _by_content(setting: Any, files: Mapping[str, str]) -> Any:
-    """A setting as it counts: for the path of a file that the stage reads, the file's digest.
-
-    For a folder above such files, their names in it with their digests.
-    """
-    if isinstance(setting, str) and setting and files:
-        path = locate(setting)
-        below = [(Path(file).relative_to(path).as_posix(), sha) for file, sha in files.items() if _in(path, file)]
-        return files.get(str(path)) or below or setting
-    if isinstance(setting, list | tuple):
-        return [_by_content(each, files) for each in setting]
-    if isinstance(setting, Mapping):
-        return [(key, _by_content(value, files)) for key, value in setting.items()]
-    return setting
-
-
-def _in(folder: Path, file: str) -> bool:
-    return Path(file).is_relative_to(folder)
+    return Node(sha256(f"{itself.work} {fed!r}".encode()).hexdigest()[:20], name, stage, inputs, itself.files)
 
 
 def _type_fault(name: str, port: str, wanted: Any, made: Any, maker: str) -> Iterator[str]:

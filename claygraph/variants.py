@@ -8,11 +8,12 @@ reach, directly or through ``${...}``, are resolved anew. What comes out equals 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from claygraph.plain import LINK, MISSING, is_plain, roots, with_
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 Path: TypeAlias = tuple[str, ...]
 Changes: TypeAlias = Mapping[Path, Any]
 
-LINK = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
-CONSTANT = re.compile(r"\$\{now:[^${}]*\}")  # the same in all jobs of a run
-MISSING = "???"
 NOT_SETTINGS = ("hydra", "ablation", "skip", "zip")  # they say how to compose and sweep, and are in no job
 
 
@@ -85,17 +83,17 @@ class Base:
         if name in seen:
             return seen
         found: frozenset[str] | None = seen | {name}
-        for root in _roots(self.raw.get(name)):
+        for root in roots(self.raw.get(name)):
             found = self._closure(root, found) if found is not None and root else None
         return found
 
     def reached(self, changes: Changes) -> set[str]:
         """The sections whose value may depend on what is set."""
-        roots = frozenset(path[0] for path in changes)
-        if roots not in self._reached:
-            near = {name for name, links in self.links.items() if links is None or not roots.isdisjoint(links)}
-            self._reached[roots] = near
-        return self._reached[roots]
+        set_below = frozenset(path[0] for path in changes)
+        if set_below not in self._reached:
+            near = {name for name, links in self.links.items() if links is None or not set_below.isdisjoint(links)}
+            self._reached[set_below] = near
+        return self._reached[set_below]
 
     def untouched(self, name: str) -> Section:
         """An entry that nothing reaches which is set."""
@@ -123,7 +121,7 @@ class Base:
         value = self.raw[name]
         for path, new in changes.items():
             if path[0] == name:
-                value = _with(value, path[1:], new)
+                value = with_(value, path[1:], new)
         return value
 
     def _linked(self, value: Any, changes: Changes) -> Any:
@@ -231,31 +229,3 @@ def _is_open(node: Any) -> bool:
 
     plain = type(node) is DictConfig and not node._is_none() and not node._is_interpolation()
     return plain and not node._is_missing() and not node._get_flag("readonly")
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value means nothing to OmegaConf but itself."""
-    if isinstance(value, list):
-        return all(not isinstance(each, dict) and is_plain(each) for each in value)
-    if isinstance(value, str):
-        return "$" not in value and value != MISSING
-    return value is None or isinstance(value, bool | int | float)
-
-
-def _with(value: Any, path: Path, new: Any) -> Any:
-    """A copy in which one entry is another; what lies beside its path is shared."""
-    return {**value, path[0]: _with(value[path[0]], path[1:], new)} if path else new
-
-
-def _roots(value: Any) -> Iterator[str]:
-    """The sections a raw value names; ``""`` for what may be anywhere."""
-    if isinstance(value, dict):
-        for each in value.values():
-            yield from _roots(each)
-    elif isinstance(value, list):
-        for each in value:
-            yield from _roots(each)
-    elif isinstance(value, str) and "$" in value:
-        yield from (path.partition(".")[0] for path in LINK.findall(value))
-        if "$" in CONSTANT.sub("", LINK.sub("", value)):
-            yield ""

@@ -13,7 +13,7 @@ VALUES = BOTTOM | {"claygraph.values", "claygraph.files", "claygraph.pictures", 
 MEMORY = {"claygraph.memory", "claygraph.devices", "claygraph.limits", "claygraph.sizes", "claygraph.weighing"}
 STAGE = VALUES | MEMORY | {"claygraph.stage"}
 DIFFUSION = STAGE | {f"claygraph.diffusion.{file.stem}" for file in (ROOT / "claygraph/diffusion").glob("*.py")}
-GRAPH = STAGE | {"claygraph.graph", "claygraph.sources"}
+GRAPH = STAGE | {"claygraph.keys", "claygraph.graph", "claygraph.sources"}
 STORE = {"claygraph.packing", "claygraph.locks", "claygraph.sizes", "claygraph.store"}
 RUN = (GRAPH | STORE) | {
     "claygraph.kept",
@@ -42,7 +42,8 @@ ALLOWED = {
     "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/sources.py": {"claygraph.stage"},
-    "claygraph/graph.py": STAGE | {"claygraph.sources"},
+    "claygraph/keys.py": STAGE | {"claygraph.sources"},
+    "claygraph/graph.py": STAGE | {"claygraph.keys"},
     "claygraph/packing.py": {"claygraph", "claygraph.values"},
     "claygraph/locks.py": set(),
     "claygraph/sizes.py": {"claygraph.errors"},
@@ -57,8 +58,9 @@ ALLOWED = {
     "claygraph/scheduler.py": GRAPH | {"claygraph.batches", "claygraph.admission", "claygraph.flow", "claygraph.kept"},
     "claygraph/progress.py": GRAPH | {"claygraph.scheduler"},
     "claygraph/jobs.py": {"claygraph.variants"},
-    "claygraph/variants.py": set(),
-    "claygraph/composer.py": {"claygraph.variants"},
+    "claygraph/plain.py": set(),
+    "claygraph/variants.py": {"claygraph.plain"},
+    "claygraph/composer.py": {"claygraph.plain", "claygraph.variants"},
     "claygraph/sweeps.py": {"claygraph.composer", "claygraph.errors", "claygraph.variants"},
     "claygraph/ablation.py": {"claygraph.errors", "claygraph.sweeps", "claygraph.variants"},
     "claygraph/objective.py": {"claygraph.errors", "claygraph.jobs"},
