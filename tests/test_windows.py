@@ -9,10 +9,10 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from claygraph import planning
-from claygraph.jobs import Job
 from claygraph.diffusion import windows
 from claygraph.diffusion.schedules import Table, sigma_at_percent, sigma_table
 from claygraph.diffusion.windows import never_act, percent_of, windows_of
+from claygraph.jobs import Job
 from claygraph.stages.controlnet import ControlNet
 from claygraph.stages.sampler import KSampler
 from claygraph.values import Model
