@@ -47,6 +47,7 @@ def execute(jobs: Sequence[Job]) -> list[Result]:
 
     first = jobs[0].config
     memory = Memory(str(first.device), str(first.dtype), int(first.batch))
+    memory.compile = bool(first.get("compile", False))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()

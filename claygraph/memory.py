@@ -17,8 +17,11 @@ class Memory:
     """One device and what lies on it.
 
     ``device`` is a torch device name or ``auto`` (a GPU where there is one), ``dtype`` one of ``DTYPES`` or ``auto``
-    (float32 on a CPU, float16 on a GPU), ``batch`` the most calls that share one forward pass.
+    (float32 on a CPU, float16 on a GPU), ``batch`` the most calls that share one forward pass. With ``compile`` the
+    networks of the denoiser go through ``torch.compile``.
     """
+
+    compile = False
 
     def __init__(self, device: str = "auto", dtype: str = "auto", batch: int = 8) -> None:
         check_choice("dtype", dtype, ["auto", *DTYPES])
