@@ -57,6 +57,7 @@ def execute(jobs: Sequence[Job], memory: Memory | None = None) -> list[Result]:
     from claygraph.scheduler import Scheduler
 
     memory = memory or memories.Memory(str(first.device), str(first.dtype), first.batch, first.get("memory", "auto"))
+    memory.compile = bool(first.get("compile", False))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
         start = perf_counter()

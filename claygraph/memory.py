@@ -31,11 +31,13 @@ class Memory:
     ``device`` is a torch device name or ``auto`` (a GPU where there is one), ``dtype`` one of ``DTYPES`` or ``auto``
     (float32 on a CPU, float16 on a GPU), ``batch`` the most calls that share one forward pass, or ``auto``. ``budget``
     is what weights and computation together may take, as ``6GB`` or in bytes; ``auto`` is what the device has, less a
-    reserve.
+    reserve. With ``compile`` the networks of the denoiser go through ``torch.compile``.
 
     What must go goes altogether and is loaded again when it is asked for: weights are mapped from their files, which
     the operating system keeps in memory for as long as nobody needs that, so a second copy there would gain nothing.
     """
+
+    compile = False
 
     def __init__(
         self, device: str = "auto", dtype: str = "auto", batch: int | str = 8, budget: int | str = "auto"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from claygraph.graph import Graph, Node, build
-from claygraph.kept import Kept, part, to_run
+from claygraph.kept import Kept, to_run
 from claygraph.memory import Memory
 from claygraph.scheduler import Event, Scheduler
 from claygraph.stage import Stage
@@ -219,4 +219,3 @@ def test_to_run_goes_back_from_what_is_missing() -> None:
     for had, wanted in [({"spell"}, set()), ({"halver"}, {"spell"}), (set(), {"spell", "halver", "source"})]:
         todo = to_run([graph], lambda each, had=had: each.name in had)  # type: ignore[misc]
         assert {each.name for each in todo} == wanted
-        assert {each.name for each in part(graph, todo)} == wanted

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from claygraph.diffusion.kept import same
 from claygraph.diffusion.prediction import timestep
 
 if TYPE_CHECKING:
+    from claygraph.diffusion.kept import Recent
     from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
     from claygraph.values import Size
@@ -37,14 +39,24 @@ def forwards(lengths: Sequence[int]) -> list[list[int]]:
     return list(groups.values())
 
 
-def inputs(rows: Sequence[Row], sample: Tensor, memory: Memory) -> dict[str, Any]:
-    """The arguments that the UNet and ControlNets are both given; ``sample`` is ``[R, C, h, w]``."""
+def inputs(rows: Sequence[Row], sample: Tensor, memory: Memory, kept: Recent) -> dict[str, Any]:
+    """The arguments that the UNet and ControlNets are both given; ``sample`` is ``[R, C, h, w]``.
+
+    What a batch is told at every step lies in ``kept`` from its first one on.
+    """
     steps = [timestep(row.call.sigma, row.model.checkpoint) for row in rows]
-    sizes = [size_vector(row.conditioning.size, *sample.shape[2:]) for row in rows]
-    pooled = torch.stack([torch.tensor(row.conditioning.pooled) for row in rows])
+    key = same(row.conditioning for row in rows), sample.shape
     return {
         "sample": sample.to(memory.dtype),
         "timestep": torch.tensor(steps, device=memory.device),
+        **kept.get("conditions", key, lambda: _conditions(rows, sample, memory)),
+    }
+
+
+def _conditions(rows: Sequence[Row], sample: Tensor, memory: Memory) -> dict[str, Any]:
+    sizes = [size_vector(row.conditioning.size, *sample.shape[2:]) for row in rows]
+    pooled = torch.stack([torch.tensor(row.conditioning.pooled) for row in rows])
+    return {
         "encoder_hidden_states": _text(rows).to(memory.device, memory.dtype),
         "added_cond_kwargs": {
             "text_embeds": pooled.to(memory.device, memory.dtype),

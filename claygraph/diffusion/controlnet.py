@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from claygraph.diffusion.compiled import fast, padded
 from claygraph.diffusion.controlnet_files import Network, load
 from claygraph.diffusion.keyframes import in_force, layer_factors, passed_by
 from claygraph.diffusion.prediction import table_of
@@ -53,7 +54,9 @@ def residuals(
         network = load(weights, unet, memory)
         if network.borrows:
             prepare([use.row for use in uses])
-        added = _spread(_added(network, uses, inputs), uses, len(rows))
+        asked = padded(uses) if memory.compile else uses
+        parts = [part[: len(uses)] for part in _added(network, asked, inputs, fast(network.model, memory))]
+        added = _spread(parts, uses, len(rows))
         total = [a + b for a, b in zip(total, added, strict=True)] if total else added
     if not total:
         return {}
@@ -81,15 +84,19 @@ def _strength(row: Row, control: Control) -> tuple[float, LayerWeights]:
     return control.strength * keyframe * half * row.active(control), layers
 
 
-def _added(network: Network, uses: Sequence[Use], inputs: dict[str, Any]) -> list[Tensor]:
-    """What the network adds to the rows it acts on, weighed; the middle last."""
-    own = _rows_of(inputs, torch.tensor([use.place for use in uses], device=inputs["sample"].device))
+def _added(network: Network, uses: Sequence[Use], inputs: dict[str, Any], model: Any) -> list[Tensor]:
+    """What the network, run as ``model``, adds to the rows it acts on, weighed; the middle last."""
+    places = [use.place for use in uses]
+    everyone = places == list(range(len(inputs["sample"])))
+    own = inputs if everyone else _rows_of(inputs, torch.tensor(places, device=inputs["sample"].device))
     hints = torch.cat([_embedded(network, use.control.hint, own["sample"]) for use in uses])
-    down, middle = network.model(**own, controlnet_cond=hints, return_dict=False)
+    down, middle = model(**own, controlnet_cond=hints, return_dict=False)
     factors = [[use.strength * factor for factor in layer_factors(use.layers, len(down))] for use in uses]
     columns = torch.tensor(factors).to(middle).T[:, :, None, None, None]
     size = own["sample"].shape[2:]
-    return [part * column * _masks(uses, part, size) for part, column in zip((*down, middle), columns, strict=True)]
+    return [
+        part * column * _masks(network, uses, part, size) for part, column in zip((*down, middle), columns, strict=True)
+    ]
 
 
 def _rows_of(value: Any, places: Tensor) -> Any:
@@ -126,14 +133,22 @@ def fit(pixels: Bytes, height: int, width: int) -> Tensor:
     return interpolate(middle, (height, width), mode="nearest-exact")[0]
 
 
-def _masks(uses: Sequence[Use], part: Tensor, latent: torch.Size) -> Tensor | float:
+def _masks(network: Network, uses: Sequence[Use], part: Tensor, latent: torch.Size) -> Tensor | float:
     """Where the controls count in a residual, ``[uses, 1, h, w]``; 1 where no control has a mask."""
     if not any(use.control.mask for use in uses):
         return 1.0
     size = (int(part.shape[2]), int(part.shape[3]))
     whole = torch.ones(1, 1, *size)
-    masks = [shrunk(use.control.mask, size, latent) if use.control.mask else whole for use in uses]
+    masks = [_mask(network, use.control.mask, size, latent) if use.control.mask else whole for use in uses]
     return torch.cat(masks).to(part)
+
+
+def _mask(network: Network, mask: Image, size: tuple[int, int], latent: torch.Size) -> Tensor:
+    """The mask shrunk, kept for all steps as hints are."""
+    kept = network.masks.setdefault(mask, {})
+    if (size, latent) not in kept:
+        kept[size, latent] = shrunk(mask, size, latent)
+    return kept[size, latent]
 
 
 def shrunk(mask: Image, size: tuple[int, int], latent: Sequence[int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,8 @@ BORROWED = "control_loras"
 class Network:
     """A ControlNet whose first layers, which see nothing but the hint, stand apart.
 
-    ``hints`` holds what they made of each picture, by latent size, for as long as the picture lives. ``borrows`` says
-    that the network uses layers of the UNet.
+    ``hints`` holds what they made of each picture, by latent size, for as long as the picture lives, and ``masks`` each
+    mask at the sizes it was shrunk to. ``borrows`` says that the network uses layers of the UNet.
     """
 
     model: Any
@@ -42,6 +43,7 @@ class Network:
     embedding: Any = field(init=False)
     bgr: bool = field(init=False)
     hints: WeakKeyDictionary[Image, dict[tuple[int, int], Tensor]] = field(default_factory=WeakKeyDictionary)
+    masks: WeakKeyDictionary[Image, dict[Hashable, Tensor]] = field(default_factory=WeakKeyDictionary)
 
     def __post_init__(self) -> None:
         self.embedding, self.model.controlnet_cond_embedding = self.model.controlnet_cond_embedding, torch.nn.Identity()

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from claygraph.diffusion.checkpoint import load_unet
+from claygraph.diffusion.compiled import fast, padded
 from claygraph.diffusion.conditions import forwards, inputs
 from claygraph.diffusion.controlnet import residuals
 from claygraph.diffusion.image_attention import image_prompts
+from claygraph.diffusion.kept import recent
 from claygraph.diffusion.lora import attach, set_strengths
 from claygraph.diffusion.lora_merge import arrange, strengths_of
 from claygraph.diffusion.prediction import unet_input, x0
@@ -31,7 +33,7 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
     for file in dict.fromkeys(lora.weights for call in calls for lora in call.model.loras if lora.model):
         attach(unet, "unet", file, memory)
     rows = rows_of(calls)
-    how = arrange(unet, rows)
+    how = "beside" if memory.compile else arrange(unet, rows)
     for call in calls:
         if strengths_of(call.model.loras):
             call.notes["lora"] = how
@@ -42,23 +44,24 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
 def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     """x0 of every row, float32 ``[R, C, h, w]``, in one forward unless the lengths of their texts forbid it."""
     groups = forwards([len(row.conditioning.hidden) for row in rows])
-    found = torch.cat([_forward(unet, [rows[number] for number in numbers], memory) for numbers in groups])
+    found = torch.cat([_forward(unet, [rows[n] for n in numbers], memory)[: len(numbers)] for numbers in groups])
     return found if len(groups) == 1 else found[torch.tensor([*chain(*groups)]).argsort()]
 
 
 def _forward(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
-    checkpoint = rows[0].model.checkpoint
+    """x0 of the rows, and of what they were padded by for a compiled network."""
+    rows, checkpoint = (padded(rows) if memory.compile else rows), rows[0].model.checkpoint
     x = torch.cat([row.call.x.to(memory.device, torch.float32) for row in rows])
     sigma = torch.tensor([row.call.sigma for row in rows], device=memory.device)[:, None, None, None]
-    given = inputs(rows, unet_input(x, sigma, checkpoint), memory)
+    given = inputs(rows, unet_input(x, sigma, checkpoint), memory, recent(unet))
 
     def use_loras(rows: Sequence[Row]) -> None:
-        set_strengths(unet, [strengths_of(row.model.loras) for row in rows])
+        set_strengths(unet, [strengths_of(row.model.loras) for row in rows], fixed=memory.compile)
 
     extra = residuals(unet, rows, given, memory, use_loras)
     use_loras(rows)
     with image_prompts(unet, rows, memory):
-        output = unet(**given, **extra, return_dict=False)[0].float()
+        output = fast(unet, memory)(**given, **extra, return_dict=False)[0].float()
     return x0(x, sigma, output, checkpoint)
 
 

@@ -14,6 +14,7 @@ from claygraph import files
 from claygraph.diffusion.adapter_files import check_fit
 from claygraph.diffusion.image_rows import Group, Listeners, attend
 from claygraph.diffusion.ip_adapter import read
+from claygraph.diffusion.kept import recent
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -32,17 +33,21 @@ class Layer(NamedTuple):
 
 
 class ImageAttention:
-    """Attention processor: to the text as ever, and of some rows to image tokens by a layer's own keys and values."""
+    """Attention processor: to the text as ever, and of some rows to image tokens by a layer's own keys and values.
+
+    ``images`` are groups of rows with the layer's weights for their adapter.
+    """
 
     def __init__(self, images: Sequence[tuple[Group, Pair]]) -> None:
-        self.images = images
+        made = [(group, linear(group.tokens, key), linear(group.tokens, value)) for group, (key, value) in images]
+        self.heard = [(group, *group.strength.scaled(key, value)) for group, key, value in made]
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> Tensor:
         query = attn.to_q(hidden_states)
         text = encoder_hidden_states
         out = attend(query, attn.to_k(text), attn.to_v(text), attn.heads)
-        for group, (key, value) in self.images:
-            out = group.add(out, query, linear(group.tokens, key), linear(group.tokens, value), attn.heads)
+        for group, key, value in self.heard:
+            out = group.add(out, query, key, value, attn.heads)
         projected: Tensor = attn.to_out[0](out)
         return projected
 
@@ -50,18 +55,28 @@ class ImageAttention:
 @contextmanager
 def image_prompts(unet: Any, rows: Sequence[Row], memory: Memory) -> Iterator[None]:
     """While it lasts the UNet attends to the rows' image prompts, in the blocks where some row's strength is not 0."""
-    layers, listeners = cross_attentions(unet), Listeners(rows, memory)
-    pairs = cache(lambda adapter: _pairs(layers, adapter, rows[0].model.checkpoint, memory))
-    before = []
+    listeners = Listeners(rows, memory)
+    made = recent(unet).get("images", listeners.key, lambda: _processors(unet, listeners, memory))
+    before = [(attention, attention.processor) for attention, _ in made]
     try:
-        for number, (block, attention) in enumerate(layers):
-            if groups := listeners.at(block, attention.inner_dim):
-                before.append((attention, attention.processor))
-                attention.set_processor(ImageAttention([(group, pairs(group.adapter)[number]) for group in groups]))
+        for attention, processor in made:
+            attention.set_processor(processor)
         yield
     finally:
         for attention, processor in before:
             attention.set_processor(processor)
+
+
+def _processors(unet: Any, listeners: Listeners, memory: Memory) -> list[tuple[Any, ImageAttention]]:
+    """The attentions in which some row attends to images, and how it does."""
+    layers, checkpoint = cross_attentions(unet), listeners.rows[0].model.checkpoint
+    pairs = cache(lambda adapter: _pairs(layers, adapter, checkpoint, memory))
+    found = [(n, each.attention, listeners.at(each.block, each.attention.inner_dim)) for n, each in enumerate(layers)]
+    return [
+        (attention, ImageAttention([(group, pairs(group.adapter)[number]) for group in groups]))
+        for number, attention, groups in found
+        if groups
+    ]
 
 
 def cross_attentions(unet: Any) -> list[Layer]:

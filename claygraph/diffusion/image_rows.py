@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
+from claygraph.diffusion.compiled import padded
+from claygraph.diffusion.kept import same
 from claygraph.diffusion.weight_types import factors
 
 if TYPE_CHECKING:
@@ -98,9 +100,9 @@ class Group(NamedTuple):
     masks: Masks | None
 
     def add(self, out: Tensor, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        """``out`` and ``query`` are ``[R, N, width]``, keys and values of the tokens ``[E, T, width]``."""
+        """``out`` and ``query`` are ``[R, N, width]``, keys and values of the tokens, scaled, ``[E, T, width]``."""
         asked = query if self.rows is None else query[self.rows]
-        heard = attend(asked, *self.strength.scaled(key, value), heads) * self.strength.output
+        heard = attend(asked, key, value, heads) * self.strength.output
         if self.masks is not None:
             heard = heard * self.masks.at(query.shape[1])
         return out + heard if self.rows is None else out.index_add(0, self.rows, heard)
@@ -123,6 +125,13 @@ class Listeners:
             if row.active(prompt)
         ]
 
+    @property
+    def key(self) -> Hashable:
+        """What the groups depend on: which row attends to what, and the latent's size."""
+        prompts = same(listener.prompt for listener in self._all)
+        places = [(listener.row, listener.negative) for listener in self._all]
+        return prompts, tuple(places), len(self.rows), self.rows[0].call.x.shape
+
     def at(self, block: int, width: int) -> list[Group]:
         """The groups that attend in a block whose layers are so wide."""
         if (block, width) not in self._made:
@@ -137,14 +146,18 @@ class Listeners:
         return [self._group(block, width, *zip(*some, strict=True)) for some in alike.values()]
 
     def _group(self, block: int, width: int, some: Sequence[Listener], tokens: Sequence[Floats]) -> Group:
+        count, fixed = len(some), self.memory.compile
+        some, tokens = (padded(some), padded(tokens)) if fixed else (some, tokens)
         numbers = [listener.row for listener in some]
-        everyone = numbers == list(range(len(self.rows)))
+        everyone = numbers == list(range(len(self.rows))) and not fixed
         stack = self._stack(tokens)
+        strengths = [factors(each.prompt.scaling, each.prompt.scales[block], width) for each in some]
+        strengths[count:] = [(*each[:2], 0.0) for each in strengths[count:]]
         return Group(
             some[0].prompt.adapter,
             stack,
             None if everyone else torch.tensor(numbers, device=self.memory.device),
-            _strength([factors(each.prompt.scaling, each.prompt.scales[block], width) for each in some], stack),
+            _strength(strengths, stack),
             self._masks([each.prompt.mask for each in some], stack),
         )
 

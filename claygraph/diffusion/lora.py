@@ -90,14 +90,11 @@ class Update(torch.nn.Module):
         """The layer's output with each file's part in it, rows by their strengths."""
         if self.stack.merged:
             return self._with_biases(layer, output) if self.shifts else output
-        active = [
-            (change, strength)
-            for digest, blocks in self.stack.strengths.items()
-            if (change := self.changes.get(digest)) is not None and (strength := blocks[self.block]) is not None
-        ]
+        strengths = [(digest, blocks[self.block]) for digest, blocks in self.stack.strengths.items()]
+        active = [(self.changes[digest], each) for digest, each in strengths if digest in self.changes]
         plain = output
         for change, strength in sorted(active, key=lambda pair: not pair[0].relative) if self.relative else active:
-            output = change.add(layer, inputs[0], output, strength)
+            output = output if strength is None else change.add(layer, inputs[0], output, strength)
         for numbers, weight in self._own_weights(layer) if self.relative else ():
             output = output.clone() if output is plain else output
             output[numbers] = with_bias(layer, apply(layer, inputs[0][numbers], weight))
@@ -207,22 +204,25 @@ def _put(
     stack.updates[name].put(lora.digest, change, bias)
 
 
-def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths]) -> None:
+def set_strengths(module: torch.nn.Module, rows: Sequence[Strengths], fixed: bool = False) -> None:
     """Strengths of the next batch: for each row, by digest of an attached LoRA, one for each block; absent means 0.
 
     The blocks are ``lora_names.BLOCKS`` for a UNet; a text encoder has one. A row's files are in its stack's order.
+    With ``fixed`` every attached file has a tensor for every block, zeros too, so that a compiled module stays valid.
     """
     stack, weight = stack_of(module), next(module.parameters())
     if len(rows) == len(stack.rows) and all(map(operator.is_, rows, stack.rows)):
         return
     made: dict[tuple[float, ...], torch.Tensor | None] = {}
     stack.rows, stack.strengths = rows, {}
-    for digest in dict.fromkeys(digest for row in rows for digest in row):
+    for digest in stack.attached if fixed else dict.fromkeys(digest for row in rows for digest in row):
         given = [row.get(digest, ()) for row in rows]
         blocks = list(zip(*(values or (0.0,) * len(BLOCKS) for values in given), strict=False))
         for values in set(blocks) - made.keys():
-            made[values] = torch.tensor(values, dtype=weight.dtype, device=weight.device) if any(values) else None
-        if any(map(any, blocks)) and stack.attached[digest]:
+            made[values] = (
+                torch.tensor(values, dtype=weight.dtype, device=weight.device) if fixed or any(values) else None
+            )
+        if (fixed or any(map(any, blocks))) and stack.attached[digest]:
             stack.strengths[digest] = [made[values] for values in blocks]
 
 
