@@ -144,7 +144,8 @@ class ByHand:
         strength = settings.image
         self.pipe.set_ip_adapter_scale({"down": {"block_2": [0.0, strength]}, "up": {"block_0": [0.0, strength, 0.0]}})
         self.pipe.scheduler = self.scheduler(settings.sampler)
-        total = int(settings.steps / settings.denoise)
+        steps = settings.steps // 2 if settings.sampler == "heun" else settings.steps  # two calls of the model each
+        total = int(steps / settings.denoise)
         embeds = read.embeds if settings.cfg > 1 else [each[-1:] for each in read.embeds]
         return self.pipe(
             prompt=", ".join(part for part in (read.words, settings.text) if part),
@@ -153,7 +154,7 @@ class ByHand:
             control_image=read.edges,
             ip_adapter_image_embeds=embeds,
             num_inference_steps=total,
-            strength=(settings.steps + 0.01) / total,
+            strength=(steps + 0.01) / total,
             guidance_scale=settings.cfg,
             controlnet_conditioning_scale=settings.control,
             generator=torch.Generator().manual_seed(settings.seed),

@@ -91,11 +91,11 @@ def alone(name: str, side: Side, runs: int, **notes: Any) -> Row:
     return Row(name, statistics.median(side() for _ in range(runs)), notes=notes)
 
 
-def fresh(arguments: Sequence[str], **environment: str) -> Ended:
+def fresh(arguments: Sequence[str], expected: int = 0, **environment: str) -> Ended:
     """Run this Python with these arguments in a new process.
 
     Raises:
-        RuntimeError: it ended with an exit code other than 0; the message ends with what it wrote to stderr.
+        RuntimeError: it ended with an exit code other than the ``expected``; the message ends with what it wrote to stderr.
     """
     with tempfile.TemporaryFile() as errors:
         begun = perf_counter()
@@ -105,7 +105,7 @@ def fresh(arguments: Sequence[str], **environment: str) -> Ended:
         seconds, child.returncode = perf_counter() - begun, os.waitstatus_to_exitcode(status)
         if child.stdout:
             child.stdout.close()
-        if child.returncode:
+        if child.returncode != expected:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(arguments)} ended with {child.returncode}: {errors.read().decode()[-2000:]}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
