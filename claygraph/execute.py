@@ -116,6 +116,7 @@ def _node(node: Node, record: Record) -> dict[str, Any]:
         "seconds": round(record.seconds, 4),
         "batch_size": max(sizes, default=1),
         "batches": {call: dict(sorted(counts.items())) for call, counts in record.batches.items()},
+        **{what: dict(sorted(counts.items())) for what, counts in record.notes.items()},
     }
 
 

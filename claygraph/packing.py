@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from claygraph import values
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Kinds = Mapping[str, type]

@@ -9,7 +9,7 @@ it company is awaited, so which calls share a batch depends on the request and n
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
@@ -50,7 +50,7 @@ class Parked(NamedTuple):
 
 @dataclass
 class Record:
-    """What a node cost: seconds of its own work and of its share in batches, and the batch sizes by call.
+    """What a node cost: seconds of its own work and of its share in batches, the batch sizes by call, and its notes.
 
     ``state`` is ``run``, ``cached`` (its result, or that of all that follow it, was kept), or ``skipped`` for a failure.
     """
@@ -58,6 +58,12 @@ class Record:
     state: str = "run"
     seconds: float = 0.0
     batches: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    notes: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Count how one of its calls was computed."""
+        for what, how in notes.items():
+            self.notes[what][how] += 1
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,7 @@ class Scheduler:
             record = self.records[parked.node]
             record.seconds += done.seconds
             record.batches[parked.call.name][done.size] += 1
+            record.note(parked.call.notes)
             if parked.call.progress:
                 self.tell(Event("step", parked.node, *parked.call.progress))
             self._step(parked.node, parked.task, done.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -68,9 +68,13 @@ def makes(kind: type[Stage]) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Call(Generic[T]):
-    """A device call: ``await`` one, and the scheduler runs it together with whatever shares its key."""
+    """A device call: ``await`` one, and the scheduler runs it together with whatever shares its key.
+
+    ``notes`` is for ``run_batch`` to say how the call was computed, by what; run.json counts them for each node.
+    """
 
     name: ClassVar[str] = "call"
+    notes: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __await__(self) -> Generator[Call[T], T, T]:
         return (yield self)

@@ -74,7 +74,6 @@ def test_both_gives_the_negative_prediction_beside_the_guided_one(cfg: float) ->
 def test_calls_for_one_and_for_both_share_a_batch() -> None:
     one, other = call(seed=1), replace(call(seed=2), both=True)
     assert one.batch_key == other.batch_key
-    assert replace(one, cfg=1.0).batch_key != replace(other, cfg=1.0).batch_key == other.batch_key
     for together, alone in zip(run(one, other), (run(one)[0], run(other)[0]), strict=True):
         assert error(together, alone) < CLOSE
 
@@ -174,4 +173,3 @@ def test_calls_with_other_strengths_may_share_a_batch() -> None:
     file = weights(tiny.lora, "lora.safetensors", parts=("unet",))
     one, other = (call(sigma, cfg, loras=(Lora(file, cfg),)) for sigma, cfg in ((2.0, 3.0), (1.0, 0.5)))
     assert one.batch_key == other.batch_key
-    assert one.batch_key != replace(other, cfg=1.0).batch_key

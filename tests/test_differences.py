@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +180,6 @@ def test_guidance_is_off_at_1_alone() -> None:
     half, full = call(cfg=0.5), call(cfg=1.0)
     assert error(run(half)[0], by_hand(UNET, half)) < CLOSE
     assert error(run(half)[0], run(full)[0]) > FAR
-    assert half.batch_key == replace(half, cfg=7.0).batch_key != full.batch_key
 
 
 def test_pixels_are_cut_off_and_not_rounded(checkpoint: Checkpoint, folder: Path) -> None:

@@ -250,6 +250,37 @@ def test_a_stack_is_applied_in_order(stack: str, kernel: tuple[int, ...], tmp_pa
     assert torch.equal(found[2], before[2])
 
 
+ORDERS = {
+    "a dora before and after": ("loha", "dora in"),
+    "two doras": ("dora out", "dora peft"),
+    "a whole weight": ("whole", "lora"),
+    "additive ones": ("lora", "loha", "difference"),
+    "all at once": ("lora", "dora out", "whole", "loha", "dora in"),
+}
+
+
+@pytest.mark.parametrize("kinds", ORDERS)
+@pytest.mark.parametrize("kernel", [(), (3, 3)])
+def test_rows_with_stacks_in_other_orders_share_a_batch(kinds: str, kernel: tuple[int, ...], tmp_path: Path) -> None:
+    net, layer, stem = network(kernel)
+    made = [LINEAR[kind](kernel) for kind in ORDERS[kinds]]
+    given = [written(tmp_path / f"{n}.safetensors", stem, tensors) for n, (tensors, _) in enumerate(made)]
+    for each in given:
+        lora.attach(net, "unet", each, MEMORY)
+    forth = [(number, 0.3 + 0.4 * number) for number in range(len(made))]
+    stacks = [forth, [], forth[::-1], forth[:1], [(number, 0.0 if number else 0.8) for number, _ in forth[::-1]]]
+    x = draw(9, x=(len(stacks), IN, 5, 5) if kernel else (len(stacks), 4, IN))["x"]
+    before = layer(x)
+    lora.set_strengths(net, [{given[number].digest: everywhere(s) for number, s in stack} for stack in stacks])
+    found = layer(x)
+    for row, stack in enumerate(stacks):
+        weight = layer.weight.numpy()
+        for number, s in stack:
+            weight = made[number][1](weight, s)
+        assert error(found[row], through(layer, weight, x[row])) <= 1e-12
+    assert torch.equal(found[1], before[1])
+
+
 def test_the_order_of_a_stack_matters_to_a_dora() -> None:
     weight = draw(0, w=(OUT, IN))["w"].numpy()
     first, second = LINEAR["loha"](())[1], LINEAR["dora in"](())[1]

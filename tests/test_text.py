@@ -165,6 +165,20 @@ def test_a_prompt_does_not_depend_on_its_batch(checkpoint: Checkpoint, lora: Wei
     assert not near(together[0], together[4])
 
 
+def test_prompts_with_other_loras_and_layers_share_a_pass(
+    checkpoint: Checkpoint, lora: Weights, memory: Memory
+) -> None:
+    """Two files, one, none, and another ``clip_skip``."""
+    other = weights(tiny.lora(Path(lora.path).parent / "other.safetensors", seed=99))
+    stacks = [(Lora(lora, 1.0, 0.7),), (Lora(other, 1.0, 0.4), Lora(lora, 1.0, -0.5)), (), (Lora(other),)]
+    calls = [EncodeText(checkpoint, loras, "a (cat:1.4)", -1 - n) for n, loras in enumerate(stacks)]
+    assert len({call.batch_key for call in calls}) == 1
+    together, alone = encode(calls, memory), [encode([call], memory)[0] for call in calls]
+    assert all(near(a, b) for a, b in zip(together, alone, strict=True))
+    plain = encode([EncodeText(checkpoint, (), "a (cat:1.4)", -1 - n) for n in range(4)], memory)
+    assert [near(a, b) for a, b in zip(together, plain, strict=True)] == [False, False, True, False]
+
+
 def test_a_lora_of_strength_0_changes_nothing(checkpoint: Checkpoint, lora: Weights, memory: Memory) -> None:
     without = encode([EncodeText(checkpoint, (), "a cat")], memory)[0]
     beside = [EncodeText(checkpoint, (Lora(lora, 1.0, clip),), "a cat") for clip in (0.0, 1.0)]

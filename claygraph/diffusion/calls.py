@@ -37,7 +37,7 @@ class EncodeText(Call[Conditioning]):
 
     @property
     def batch_key(self) -> Hashable:
-        return self.checkpoint, tuple(lora.weights for lora in self.loras), self.clip_skip
+        return self.checkpoint
 
     @classmethod
     def run_batch(cls, calls: Sequence[EncodeText], memory: Memory) -> list[Conditioning]:
@@ -144,8 +144,9 @@ class Denoise(Call["torch.Tensor"]):
     ``x`` is float32 ``[1, C, h, w]`` in the sampler's space (latents times the scaling factor, plus sigma times noise);
     the value is the denoised x0 of the same shape. ``cfg`` exactly 1 skips the negative half, unless ``both`` asks for
     its prediction beside the guided one: then the value is ``[2, C, h, w]``, the guided x0 and the negative half's.
-    ``sigmas`` are those of the run's schedule, by which a ControlNet's keyframes count its steps. ControlNets and image
-    prompts are no part of the batch key: a batch may hold rows with different ones, and rows with none.
+    ``sigmas`` are those of the run's schedule, by which a ControlNet's keyframes count its steps. Calls share a batch
+    where checkpoint and latent size agree: samplers, sigmas, guidance (1 too), prompts of any length, LoRAs, image
+    prompts and ControlNets may differ from row to row, or be absent.
     """
 
     model: Model
@@ -166,15 +167,7 @@ class Denoise(Call["torch.Tensor"]):
 
     @property
     def batch_key(self) -> Hashable:
-        model = self.model
-        return (
-            model.checkpoint,
-            tuple(lora.weights for lora in model.loras),
-            tuple(self.x.shape),
-            self.prompt.positive.hidden.shape,
-            self.prompt.negative.hidden.shape,
-            self.has_negative,
-        )
+        return self.model.checkpoint, tuple(self.x.shape)
 
     @property
     def progress(self) -> tuple[int, int]:

@@ -38,9 +38,18 @@ def channels(vector: Tensor, layer: Layer) -> Tensor:
 
 
 class Change(torch.nn.Module):
-    """A change of one weight. ``relative`` ones depend on the weight as it was changed before them."""
+    """A change of one weight. ``relative`` ones depend on the weight as it was changed before them.
+
+    ``rank`` is how many products are added up for each number of the changed weight.
+    """
 
     relative = False
+    rank = 1
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers make the change, each of which is multiplied once at every position."""
+        return sum(each.numel() for each in self.parameters())
 
     def keep(self, **tensors: Tensor) -> None:
         """Hold tensors as parameters that are never trained."""
@@ -69,6 +78,7 @@ class LowRank(Change):
     def __init__(self, down: Tensor, up: Tensor) -> None:
         super().__init__()
         self.keep(down=down, up=up)
+        self.rank = len(down)
 
     def add(self, layer: Layer, x: Tensor, output: Tensor, strength: Tensor) -> Tensor:
         inner = apply(layer, x, self.down)
@@ -132,7 +142,7 @@ class Decomposed(Change):
 
     def __init__(self, inner: Change, magnitude: Tensor, weight: Tensor, peft: bool) -> None:
         super().__init__()
-        self.inner, self.peft = inner, peft
+        self.inner, self.peft, self.rank = inner, peft, inner.rank + 1
         self.rows = peft or magnitude.shape[0] == weight.shape[0]
         self.keep(magnitude=magnitude.flatten())
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from claygraph import files
 from claygraph.diffusion import embeddings, lora
-from claygraph.diffusion.checkpoint import load_text_encoders, load_tokenizer, tokenizer_folder
+from claygraph.diffusion.checkpoint import load_text_encoders, tokenizer_folder
+from claygraph.diffusion.clip import load_tokenizer
 from claygraph.diffusion.lora_blocks import summed
 from claygraph.diffusion.tokens import EMPTY, EOS, Chunk, Learned, Token, chunks
 from claygraph.values import Conditioning
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
 @torch.inference_mode()
 def encode(calls: Sequence[EncodeText], memory: Memory) -> list[Conditioning]:
-    """Encode prompts that share a checkpoint, LoRA files and ``clip_skip``; equal rows are computed once.
+    """Encode prompts that share a checkpoint, whatever their LoRAs and ``clip_skip``; equal rows are computed once.
 
     A prompt of ``k`` rows gives ``hidden`` ``[77 k, channels of both encoders]``; ``pooled`` is the second encoder's of
     the first row. Where one encoder's text has fewer rows than the other's, rows of the empty prompt follow.
@@ -64,7 +65,7 @@ def _chunks(call: EncodeText, part: str, text: str, memory: Memory) -> list[Chun
     vocabulary = [files.digest(folder / name) for name in ("vocab.json", "merges.txt") if (folder / name).is_file()]
     tokenizer = memory.get(("tokenizer", *vocabulary), lambda: load_tokenizer(folder))
     learned = {name: embeddings.learned(call.checkpoint, name, file, part) for name, file in call.embeddings}
-    return chunks(text, lambda words: tokenizer(words, add_special_tokens=False)["input_ids"], learned)
+    return chunks(text, lambda words: tokenizer.encode(words, add_special_tokens=False).ids, learned)
 
 
 def _encoded(
@@ -73,13 +74,18 @@ def _encoded(
     """Hidden states float32 ``[77 k, channels]`` and pooled vector float32 ``[channels]`` of each prompt."""
     wanted = [_rows(prompt, _strengths(call)) for prompt, call in zip(prompts, calls, strict=True)]
     number = {row: place for place, row in enumerate(dict.fromkeys(row for rows in wanted for row in rows))}
-    hidden, pooled = _run(encoder, part, calls[0], list(number), memory)
+    output = _run(encoder, part, calls, list(number), memory)
+    pooled = (output.pooled if output.embedded is None else output.embedded).float()
     places = [[number[row] for row in rows] for rows in wanted]
-    return [(_weighted(prompt, p, hidden), pooled[p[0]]) for prompt, p in zip(prompts, places, strict=True)]
+    return [
+        (_weighted(prompt, p, _layer(output, call.clip_skip).float()), pooled[p[0]])
+        for call, prompt, p in zip(calls, prompts, places, strict=True)
+    ]
 
 
 def _strengths(call: EncodeText) -> Strengths:
-    return tuple(summed((item.weights.digest, (item.clip,)) for item in call.loras).items())
+    total = summed((item.weights.digest, (item.clip,)) for item in call.loras)
+    return tuple((digest, strength) for digest, strength in total.items() if any(strength))
 
 
 def _rows(prompt: Sequence[Chunk], strengths: Strengths) -> list[Row]:
@@ -88,17 +94,15 @@ def _rows(prompt: Sequence[Chunk], strengths: Strengths) -> list[Row]:
     return [Row(chunk.tokens, strengths) for chunk in (*prompt, *([EMPTY] if weighted else []))]
 
 
-def _run(encoder: Any, part: str, call: EncodeText, rows: Sequence[Row], memory: Memory) -> tuple[Tensor, Tensor]:
-    """Hidden states float32 ``[rows, 77, channels]`` and pooled vectors float32 ``[rows, channels]``."""
-    used = {digest for row in rows for digest, strength in row.strengths if any(strength)}
-    for item in (item for item in call.loras if item.weights.digest in used):
-        lora.attach(encoder, part, item.weights, memory)
+def _run(encoder: Any, part: str, calls: Sequence[EncodeText], rows: Sequence[Row], memory: Memory) -> Any:
+    """The encoder's output for the rows, with the hidden states of all its layers."""
+    used = {digest for row in rows for digest, _ in row.strengths}
+    for file in dict.fromkeys(item.weights for call in calls for item in call.loras if item.weights.digest in used):
+        lora.attach(encoder, part, file, memory)
     lora.set_strengths(encoder, [dict(row.strengths) for row in rows])
     ids = torch.tensor([Chunk(row.tokens, ()).padded(PADS[part]) for row in rows], device=memory.device)
     with _learned(encoder, rows, memory):
-        output: Any = encoder(input_ids=ids, output_hidden_states=True)
-    pooled = output.pooler_output if part == "text_encoder" else output.text_embeds
-    return _layer(output, call.clip_skip).float(), pooled.float()
+        return encoder(ids)
 
 
 @contextmanager
