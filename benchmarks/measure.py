@@ -95,7 +95,7 @@ def fresh(arguments: Sequence[str], expected: int = 0, **environment: str) -> En
     """Run this Python with these arguments in a new process.
 
     Raises:
-        RuntimeError: it ended with an exit code other than the ``expected``; the message ends with what it wrote to stderr.
+        RuntimeError: its exit code was not the ``expected`` one; the message ends with what it wrote to stderr.
     """
     with tempfile.TemporaryFile() as errors:
         begun = perf_counter()

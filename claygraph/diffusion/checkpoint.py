@@ -17,6 +17,7 @@ from claygraph import files
 from claygraph.diffusion import describe, single_file
 from claygraph.diffusion.clip import ClipConfig, TextEncoder
 from claygraph.diffusion.describe import below
+from claygraph.diffusion.networks import network
 from claygraph.errors import WeightsError
 from claygraph.values import Checkpoint
 
@@ -34,10 +35,10 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 
 def load_unet(checkpoint: Checkpoint, memory: Memory) -> UNet2DConditionModel:
     """The UNet, in ``memory.dtype``."""
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     config = describe.component(checkpoint, "unet")
-    model: UNet2DConditionModel = _empty(lambda: UNet2DConditionModel.from_config(config))
+    kind = network("UNet2DConditionModel")
+    model: UNet2DConditionModel = empty(lambda: kind.from_config(config))
     source = files.locate(checkpoint.weights.path)
     tensors = _part(source, "unet", (describe.UNET,), memory.device, memory.dtype)
     if not source.is_dir():
@@ -47,10 +48,10 @@ def load_unet(checkpoint: Checkpoint, memory: Memory) -> UNet2DConditionModel:
 
 def load_vae(checkpoint: Checkpoint, memory: Memory) -> AutoencoderKL:
     """The VAE of the checkpoint, or the one that replaces it, in ``memory.vae_dtype``."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     config = describe.component(checkpoint, "vae")
-    model: AutoencoderKL = _empty(lambda: AutoencoderKL.from_config(config))
+    kind = network("AutoencoderKL")
+    model: AutoencoderKL = empty(lambda: kind.from_config(config))
     source = files.locate((checkpoint.vae or checkpoint.weights).path)
     prefixes = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.") if checkpoint.vae else ()
     tensors = _part(source, "vae", (*describe.VAE, *prefixes), memory.device, memory.vae_dtype)
@@ -77,7 +78,7 @@ def load_text_encoders(checkpoint: Checkpoint, memory: Memory) -> tuple[TextEnco
 
 def _load_text_encoder(checkpoint: Checkpoint, part: str, memory: Memory) -> TextEncoder:
     config, source = ClipConfig.of(describe.component(checkpoint, part)), files.locate(checkpoint.weights.path)
-    model = _empty(lambda: TextEncoder(config, projection=part == "text_encoder_2"))
+    model = empty(lambda: TextEncoder(config, projection=part == "text_encoder_2"))
     prefix = describe.CLIP_L if part == "text_encoder" else describe.CLIP_G
     tensors = _part(source, part, (prefix,), memory.device, memory.dtype)
     if not source.is_dir():
@@ -100,7 +101,8 @@ def tokenizer_folder(checkpoint: Checkpoint, part: str = "text_encoder") -> Path
     return next((path / name for path in given if (path / name / "vocab.json").is_file()), describe.SHIPPED / name)
 
 
-def _empty(build: Callable[[], M]) -> M:
+def empty(build: Callable[[], M]) -> M:
+    """What ``build`` makes, on the meta device, where it takes no memory."""
     with torch.device("meta"), _Unfilled():
         return build()
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from claygraph import files
@@ -30,8 +29,7 @@ def load_encoder(encoder: Weights, memory: Memory) -> ImageEncoder:
     tensors = checkpoint.read(_file(path), memory.device, memory.dtype)
     config = json.loads((path / "config.json").read_text()) if path.is_dir() else measured(path.name, tensors)
     tensors.pop(POSITIONS, None)
-    with torch.device("meta"):
-        model = ImageEncoder(ClipConfig.of(config))
+    model = checkpoint.empty(lambda: ImageEncoder(ClipConfig.of(config)))
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -1,0 +1,110 @@
+"""diffusers' model classes without what its packages bring in beside them.
+
+Importing one of them as usual also imports every other model, torch's compiler, peft, accelerate, schedulers, and most
+of transformers: several seconds, for ways to load weights that are not used here. So a copy of the classes is made in
+which these ways are missing. It is ours alone: whoever imports diffusers later gets the whole of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+CLASSES = {
+    "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition",
+    "AutoencoderKL": "diffusers.models.autoencoders.autoencoder_kl",
+    "ControlNetModel": "diffusers.models.controlnets.controlnet",
+}
+EMPTY = ("diffusers.loaders", "diffusers.quantizers", "diffusers.hooks", "accelerate", "torch._dynamo")
+"""Packages that hold nothing while the copy is made: empty classes, and functions that return what they are given."""
+BARE = tuple(f"diffusers.models.{name}" for name in ("autoencoders", "controlnets", "transformers", "unets"))
+"""Packages of which only the modules asked for are imported."""
+_LOCK = Lock()
+
+
+def network(name: str) -> Any:
+    """One of ``CLASSES``."""
+    with _LOCK:
+        return _classes()[name]
+
+
+@cache
+def _classes() -> dict[str, Any]:
+    if "diffusers" in sys.modules:  # somebody has the whole already
+        return _imported()
+    try:
+        with _apart():
+            return _unwrapped(_imported())
+    except (ImportError, AttributeError, TypeError):  # another diffusers is built otherwise
+        return _imported()
+
+
+def _imported() -> dict[str, Any]:
+    return {name: getattr(import_module(module), name) for name, module in CLASSES.items()}
+
+
+def _unwrapped(classes: dict[str, Any]) -> dict[str, Any]:
+    """The classes without what is done around each forward pass for peft, which looks for it every time."""
+    for kind in classes.values():
+        kind.forward = getattr(kind.forward, "__wrapped__", kind.forward)
+    return classes
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """While it lasts imports are reduced; afterwards all that was imported in this way is forgotten."""
+    finder, before = _Reduced(), set(sys.modules)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name not in before and _within(name, ("diffusers", *EMPTY))]:
+            del sys.modules[name]
+            parent, _, child = name.rpartition(".")
+            if parent in before:
+                vars(sys.modules[parent]).pop(child, None)
+
+
+def _within(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+class _Reduced(MetaPathFinder, Loader):
+    """Finds ``EMPTY`` and ``BARE`` packages, and runs nothing of theirs."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if _within(fullname, EMPTY):
+            return ModuleSpec(fullname, self, is_package=True)
+        if fullname not in BARE or (real := PathFinder.find_spec(fullname, path, target)) is None:
+            return None
+        bare = ModuleSpec(fullname, self, is_package=True)
+        bare.submodule_search_locations = real.submodule_search_locations
+        return bare
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The usual module will do."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        if _within(module.__name__, EMPTY):
+            module.__getattr__, module.__version__ = _empty, "0"  # type: ignore[method-assign, attr-defined]
+
+
+def _empty(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {}) if name.lstrip("_")[:1].isupper() else _given
+
+
+def _given(value: Any = None, *_: Any, **__: Any) -> Any:
+    return value if callable(value) else _given
