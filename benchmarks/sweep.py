@@ -30,7 +30,7 @@ AXES = {
 
 
 def axes_for(number: int) -> dict[str, tuple[float, ...]]:
-    """The axes with so few values, the longest halved again and again, that ``number`` pictures or fewer come of them."""
+    """The axes, the longest halved again and again until ``number`` pictures or fewer come of them."""
     axes = dict(AXES)
     while prod(map(len, axes.values())) > number:
         name = max(axes, key=lambda axis: len(axes[axis]))

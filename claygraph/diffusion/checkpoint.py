@@ -17,7 +17,7 @@ from claygraph import files
 from claygraph.diffusion import describe, single_file
 from claygraph.diffusion.clip import ClipConfig, TextEncoder
 from claygraph.diffusion.describe import below
-from claygraph.diffusion.networks import network
+from claygraph.diffusion.networks import build
 from claygraph.errors import WeightsError
 from claygraph.values import Checkpoint
 
@@ -37,8 +37,7 @@ def load_unet(checkpoint: Checkpoint, memory: Memory) -> UNet2DConditionModel:
     """The UNet, in ``memory.dtype``."""
 
     config = describe.component(checkpoint, "unet")
-    kind = network("UNet2DConditionModel")
-    model: UNet2DConditionModel = empty(lambda: kind.from_config(config))
+    model: UNet2DConditionModel = empty(lambda: build("UNet2DConditionModel", config))
     source = files.locate(checkpoint.weights.path)
     tensors = _part(source, "unet", (describe.UNET,), memory.device, memory.dtype)
     if not source.is_dir():
@@ -50,8 +49,7 @@ def load_vae(checkpoint: Checkpoint, memory: Memory) -> AutoencoderKL:
     """The VAE of the checkpoint, or the one that replaces it, in ``memory.vae_dtype``."""
 
     config = describe.component(checkpoint, "vae")
-    kind = network("AutoencoderKL")
-    model: AutoencoderKL = empty(lambda: kind.from_config(config))
+    model: AutoencoderKL = empty(lambda: build("AutoencoderKL", config))
     source = files.locate((checkpoint.vae or checkpoint.weights).path)
     prefixes = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.") if checkpoint.vae else ()
     tensors = _part(source, "vae", (*describe.VAE, *prefixes), memory.device, memory.vae_dtype)
@@ -101,10 +99,10 @@ def tokenizer_folder(checkpoint: Checkpoint, part: str = "text_encoder") -> Path
     return next((path / name for path in given if (path / name / "vocab.json").is_file()), describe.SHIPPED / name)
 
 
-def empty(build: Callable[[], M]) -> M:
-    """What ``build`` makes, on the meta device, where it takes no memory."""
+def empty(make: Callable[[], M]) -> M:
+    """What ``make`` returns, on the meta device, where it takes no memory."""
     with torch.device("meta"), _Unfilled():
-        return build()
+        return make()
 
 
 class _Unfilled(TorchFunctionMode):

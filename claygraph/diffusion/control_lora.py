@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from claygraph.diffusion.checkpoint import empty, read
 from claygraph.diffusion.lora_names import ldm_name
-from claygraph.diffusion.networks import network
+from claygraph.diffusion.networks import controlnet_like
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def borrow(path: Path, unet: Any, memory: Memory) -> Any:
 
 def empty_like_unet(unet: Any) -> Any:
     """A ControlNet without weights, of the UNet's widths and depths."""
-    kind = network("ControlNetModel")
-    return empty(lambda: kind.from_unet(unet, load_weights_from_unet=False))
+    return empty(lambda: controlnet_like(unet))
 
 
 def _by_layer(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

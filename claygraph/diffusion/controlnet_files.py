@@ -15,7 +15,7 @@ from claygraph import files
 from claygraph.diffusion.checkpoint import empty, read
 from claygraph.diffusion.control_lora import MARKER, borrow, empty_like_unet
 from claygraph.diffusion.describe import shapes
-from claygraph.diffusion.networks import network
+from claygraph.diffusion.networks import build
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def _empty_like_folder(folder: Path, unet: Any) -> Any:
     if config.get("_class_name") != "ControlNetModel":
         kind = config.get("_class_name", "a folder without config.json")
         raise WeightsError(f"controlnet={folder.name!r} is {kind}; give the folder of a ControlNetModel for SDXL.")
-    kind = network("ControlNetModel")
-    made = empty(lambda: kind.from_config(config))
+    made = empty(lambda: build("ControlNetModel", config))
     _check_fit(folder, made.config, unet.config)
     return made
 

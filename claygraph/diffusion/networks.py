@@ -8,15 +8,18 @@ which these ways are missing. It is ours alone: whoever imports diffusers later 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from threading import Lock
+from inspect import signature
+from threading import RLock
 from types import ModuleType
 from typing import Any
+
+import torch
 
 CLASSES = {
     "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition",
@@ -27,24 +30,38 @@ EMPTY = ("diffusers.loaders", "diffusers.quantizers", "diffusers.hooks", "accele
 """Packages that hold nothing while the copy is made: empty classes, and functions that return what they are given."""
 BARE = tuple(f"diffusers.models.{name}" for name in ("autoencoders", "controlnets", "transformers", "unets"))
 """Packages of which only the modules asked for are imported."""
-_LOCK = Lock()
+_LOCK = RLock()
+_COPY: dict[str, ModuleType] = {}
 
 
-def network(name: str) -> Any:
-    """One of ``CLASSES``."""
+def build(name: str, config: Mapping[str, Any]) -> Any:
+    """One of ``CLASSES``, by the entries of a config that it knows."""
     with _LOCK:
-        return _classes()[name]
+        kind = _classes()[name]
+        known = signature(kind.__init__).parameters
+        with _apart():
+            return kind(**{key: value for key, value in config.items() if key in known and key != "self"})
+
+
+def controlnet_like(unet: Any) -> Any:
+    """A ControlNet of a UNet's widths and depths, without its weights."""
+    with _LOCK:
+        kind = _classes()["ControlNetModel"]
+        with _apart():
+            return kind.from_unet(unet, load_weights_from_unet=False)
 
 
 @cache
 def _classes() -> dict[str, Any]:
-    if "diffusers" in sys.modules:  # somebody has the whole already
-        return _imported()
-    try:
-        with _apart():
-            return _unwrapped(_imported())
-    except (ImportError, AttributeError, TypeError):  # another diffusers is built otherwise
-        return _imported()
+    with torch.device("cpu"):  # an import is none of the business of a device that is set for the time being
+        if "diffusers" in sys.modules:  # somebody has the whole already
+            return _imported()
+        try:
+            with _apart():
+                return _unwrapped(_imported())
+        except (ImportError, AttributeError, TypeError):  # another diffusers is built otherwise
+            _COPY.clear()
+            return _imported()
 
 
 def _imported() -> dict[str, Any]:
@@ -60,18 +77,36 @@ def _unwrapped(classes: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """While it lasts imports are reduced; afterwards all that was imported in this way is forgotten."""
-    finder, before = _Reduced(), set(sys.modules)
+    """While it lasts diffusers is our copy, where there is or is to be one; afterwards it is what it was before."""
+    if not _COPY and "diffusers" in sys.modules:
+        yield
+        return
+    finder, whole = _Reduced(), _taken(lambda module: _within(module, ("diffusers",)))
+    sys.modules.update({name: module for name, module in _COPY.items() if name not in sys.modules})
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name not in before and _within(name, ("diffusers", *EMPTY))]:
-            del sys.modules[name]
-            parent, _, child = name.rpartition(".")
-            if parent in before:
-                vars(sys.modules[parent]).pop(child, None)
+        _COPY.update(_taken(_is_ours))
+        sys.modules.update(whole)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a module is of our copy, or stands in for one."""
+    stands_in = isinstance(getattr(sys.modules[name].__spec__, "loader", None), _Reduced)
+    return _within(name, ("diffusers",)) or stands_in
+
+
+def _taken(wanted: Callable[[str], bool]) -> dict[str, ModuleType]:
+    """Modules, taken out of ``sys.modules`` and of the packages they are in."""
+    taken = {name: sys.modules[name] for name in list(sys.modules) if wanted(name)}
+    for name, module in taken.items():
+        del sys.modules[name]
+        parent, _, child = name.rpartition(".")
+        if vars(sys.modules.get(parent, module)).get(child) is module:
+            delattr(sys.modules[parent], child)
+    return taken
 
 
 def _within(name: str, packages: Sequence[str]) -> bool:
