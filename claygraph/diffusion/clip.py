@@ -168,11 +168,11 @@ class TextEncoder(_Placed):
         """The table of token vectors."""
         return self.text_model.embeddings.token_embedding
 
-    def forward(self, ids: Tensor) -> Encoded:
-        """``ids`` int64 ``[B, tokens]``; the text ends at its first highest id, which is the end token's."""
-        states = self.text_model.encoder(self.text_model.embeddings(ids), True)
+    def forward(self, input_ids: Tensor) -> Encoded:
+        """``input_ids`` int64 ``[B, tokens]``; the text ends at its first highest id, which is the end token's."""
+        states = self.text_model.encoder(self.text_model.embeddings(input_ids), True)
         last = self.text_model.final_layer_norm(states[-1])
-        pooled = last[torch.arange(len(ids), device=ids.device), ids.argmax(1)]
+        pooled = last[torch.arange(len(input_ids), device=last.device), input_ids.argmax(1)]
         return Encoded(states, last, pooled, None if self.text_projection is None else self.text_projection(pooled))
 
 

@@ -94,8 +94,9 @@ def _apart() -> Iterator[None]:
 
 def _is_ours(name: str) -> bool:
     """Whether a module is of our copy, or stands in for one."""
-    stands_in = isinstance(getattr(sys.modules[name].__spec__, "loader", None), _Reduced)
-    return _within(name, ("diffusers",)) or stands_in
+    if _within(name, ("diffusers",)):
+        return True
+    return _within(name, EMPTY) and isinstance(getattr(sys.modules[name].__spec__, "loader", None), _Reduced)
 
 
 def _taken(wanted: Callable[[str], bool]) -> dict[str, ModuleType]:

@@ -102,7 +102,7 @@ def _run(encoder: Any, part: str, calls: Sequence[EncodeText], rows: Sequence[Ro
     lora.set_strengths(encoder, [dict(row.strengths) for row in rows])
     ids = torch.tensor([Chunk(row.tokens, ()).padded(PADS[part]) for row in rows], device=memory.device)
     with _learned(encoder, rows, memory):
-        return encoder(ids)
+        return encoder(input_ids=ids)
 
 
 @contextmanager
