@@ -62,7 +62,6 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads")
     add("--threads", type=int, help="torch's threads on the CPU, for both sides")
     add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: full size, random weights")
     return made
 
 

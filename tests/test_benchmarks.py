@@ -18,7 +18,12 @@ from benchmarks.sweep import axes_for
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--runs=1", "--size=64"]
-CASES = {"one_image": [], "cold": ["--steps=1"], "sweep": ["--count=2", "--steps=1"], "folder": ["--count=2", "--steps=1"]}
+CASES = {
+    "one_image": [],
+    "cold": ["--steps=1"],
+    "sweep": ["--count=2", "--steps=1"],
+    "folder": ["--count=2", "--steps=1"],
+}
 CASES |= {"mixed": ["--count=2"]}
 
 
@@ -36,7 +41,11 @@ def test_sides_take_turns_and_medians_count() -> None:
 
 def test_a_row_with_one_side_has_no_ratio() -> None:
     assert Row("alone", 2.0).ratio is None
-    assert table([Row("alone", 2.0), Row("both", 1.0, 3.0, notes={"psnr": 40.25})]).splitlines()[2].endswith("3.00 x  psnr 40.2")
+    assert (
+        table([Row("alone", 2.0), Row("both", 1.0, 3.0, notes={"psnr": 40.25})])
+        .splitlines()[2]
+        .endswith("3.00 x  psnr 40.2")
+    )
 
 
 def test_a_fresh_process_tells_seconds_memory_and_output() -> None:
