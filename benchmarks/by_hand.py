@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 CLAY = "claymation, made-of-clay, stopmotion, polymer clay, ultra light clay, high quality, details, cartoonish"
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
@@ -147,7 +147,7 @@ class ByHand:
         steps = settings.steps // 2 if settings.sampler == "heun" else settings.steps  # two calls of the model each
         total = int(steps / settings.denoise)
         embeds = read.embeds if settings.cfg > 1 else [each[-1:] for each in read.embeds]
-        return self.pipe(
+        picture: PIL.Image.Image = self.pipe(
             prompt=", ".join(part for part in (read.words, settings.text) if part),
             negative_prompt="",
             image=read.latent,
@@ -159,6 +159,7 @@ class ByHand:
             controlnet_conditioning_scale=settings.control,
             generator=torch.Generator().manual_seed(settings.seed),
         ).images[0]
+        return picture
 
     def scheduler(self, sampler: str) -> Any:
         """The scheduler that stands for a sampler, its timesteps spaced as by ``sgm_uniform``."""

@@ -37,12 +37,14 @@ def processes(options: argparse.Namespace, weights: Weights, folder: Path) -> tu
 
     def ours() -> Ended:
         out = folder / f"ours_{next(numbers)}"
-        return fresh(["-m", "claygraph", f"image={photo}", f"out={out}", *common, *overrides(settings)], **environment)
+        return fresh(
+            ["-m", "claygraph", f"image={photo}", f"out={out}", *common, *overrides(settings)], environment=environment
+        )
 
     def theirs() -> Ended:
         files = [str(folder / "parts.json"), str(photo), str(folder / "settings.json")]
         out = str(folder / f"theirs_{next(numbers)}.png")
-        return fresh(["-m", "benchmarks.by_hand", *files, out], **environment)
+        return fresh(["-m", "benchmarks.by_hand", *files, out], environment=environment)
 
     return ours, theirs
 

@@ -90,7 +90,7 @@ def alone(name: str, side: Side, runs: int, **notes: Any) -> Row:
     return Row(name, statistics.median(side() for _ in range(runs)), notes=notes)
 
 
-def fresh(arguments: Sequence[str], expected: int = 0, **environment: str) -> Ended:
+def fresh(arguments: Sequence[str], expected: int = 0, environment: Mapping[str, str] | None = None) -> Ended:
     """Run this Python with these arguments in a new process.
 
     Raises:
@@ -98,7 +98,9 @@ def fresh(arguments: Sequence[str], expected: int = 0, **environment: str) -> En
     """
     with tempfile.TemporaryFile() as errors:
         begun = perf_counter()
-        child = Popen([sys.executable, *arguments], stdout=PIPE, stderr=errors, env=os.environ | environment)
+        child = Popen(
+            [sys.executable, *arguments], stdout=PIPE, stderr=errors, env=os.environ | dict(environment or {})
+        )
         output = child.stdout.read().decode() if child.stdout else ""
         _, status, usage = os.wait4(child.pid, 0)
         seconds, child.returncode = perf_counter() - begun, os.waitstatus_to_exitcode(status)

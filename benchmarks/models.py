@@ -69,8 +69,14 @@ def miniature(folder: Path) -> Weights:
     target = folder / "miniature"
     if not (target / "model_index.json").is_file():
         convert("miniature:checkpoint/clay_mini.safetensors", target)
-    parts = ("lora/clay.safetensors", "ip_adapter/ip-adapter_mini.safetensors", "controlnet/canny", "tagger/moat")
-    return Weights(Parts(str(target), *(str(locate(f"miniature:{part}")) for part in parts), hint=2))
+    named = {
+        "lora": "lora/clay.safetensors",
+        "adapter": "ip_adapter/ip-adapter_mini.safetensors",
+        "controlnet": "controlnet/canny",
+        "tagger": "tagger/moat",
+    }
+    lora, adapter, controlnet, tagger = (str(locate(f"miniature:{path}")) for path in named.values())
+    return Weights(Parts(str(target), lora, adapter, controlnet, tagger, hint=2))
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
