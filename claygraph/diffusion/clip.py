@@ -74,13 +74,11 @@ class Attention(nn.Module):
         self.k_proj, self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: Tensor, causal: bool) -> Tensor:
-        split = (
-            part(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attended: Tensor = self.out_proj(
-            scaled_dot_product_attention(*split, is_causal=causal).transpose(1, 2).flatten(2)
-        )
-        return attended
+        parts = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        heard = scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+        projected: Tensor = self.out_proj(heard)
+        return projected
 
 
 class Feed(nn.Module):
