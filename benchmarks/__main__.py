@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-SHARED = ("__init__", "__main__", "measure", "by_hand", "models", "photos", "ours", "sides", "full_size")
+SHARED = ("__init__", "__main__", "full_size", "measure", "by_hand", "models", "photos", "ours", "sides")
 
 
 def listed() -> dict[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 CLAY = "claymation, made-of-clay, stopmotion, polymer clay, ultra light clay, high quality, details, cartoonish"
-SCHEDULERS = {
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
@@ -144,20 +144,22 @@ class ByHand:
         strength = settings.image
         self.pipe.set_ip_adapter_scale({"down": {"block_2": [0.0, strength]}, "up": {"block_0": [0.0, strength, 0.0]}})
         self.pipe.scheduler = self.scheduler(settings.sampler)
-        total = int(settings.steps / settings.denoise)
+        steps = settings.steps // 2 if settings.sampler == "heun" else settings.steps  # two calls of the model each
+        total = int(steps / settings.denoise)
         embeds = read.embeds if settings.cfg > 1 else [each[-1:] for each in read.embeds]
-        return self.pipe(
+        picture: PIL.Image.Image = self.pipe(
             prompt=", ".join(part for part in (read.words, settings.text) if part),
             negative_prompt="",
             image=read.latent,
             control_image=read.edges,
             ip_adapter_image_embeds=embeds,
             num_inference_steps=total,
-            strength=(settings.steps + 0.01) / total,
+            strength=(steps + 0.01) / total,
             guidance_scale=settings.cfg,
             controlnet_conditioning_scale=settings.control,
             generator=torch.Generator().manual_seed(settings.seed),
         ).images[0]
+        return picture
 
     def scheduler(self, sampler: str) -> Any:
         """The scheduler that stands for a sampler, its timesteps spaced as by ``sgm_uniform``."""

@@ -62,7 +62,6 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads")
     add("--threads", type=int, help="torch's threads on the CPU, for both sides")
     add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--model", choices=["miniature", "sdxl"], default="miniature", help="sdxl: full size, random weights")
     return made
 
 
@@ -91,21 +90,23 @@ def alone(name: str, side: Side, runs: int, **notes: Any) -> Row:
     return Row(name, statistics.median(side() for _ in range(runs)), notes=notes)
 
 
-def fresh(arguments: Sequence[str], **environment: str) -> Ended:
+def fresh(arguments: Sequence[str], expected: int = 0, environment: Mapping[str, str] | None = None) -> Ended:
     """Run this Python with these arguments in a new process.
 
     Raises:
-        RuntimeError: it ended with an exit code other than 0; the message ends with what it wrote to stderr.
+        RuntimeError: its exit code was not the ``expected`` one; the message ends with what it wrote to stderr.
     """
     with tempfile.TemporaryFile() as errors:
         begun = perf_counter()
-        child = Popen([sys.executable, *arguments], stdout=PIPE, stderr=errors, env=os.environ | environment)
+        child = Popen(
+            [sys.executable, *arguments], stdout=PIPE, stderr=errors, env=os.environ | dict(environment or {})
+        )
         output = child.stdout.read().decode() if child.stdout else ""
         _, status, usage = os.wait4(child.pid, 0)
         seconds, child.returncode = perf_counter() - begun, os.waitstatus_to_exitcode(status)
         if child.stdout:
             child.stdout.close()
-        if child.returncode:
+        if child.returncode != expected:
             errors.seek(0)
             raise RuntimeError(f"{' '.join(arguments)} ended with {child.returncode}: {errors.read().decode()[-2000:]}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -64,23 +64,19 @@ class Weights:
     overrides: tuple[str, ...] = ()
 
 
-def weights_of(model: str, folder: Path) -> Weights:
-    """The weights of ``miniature`` or ``sdxl``, written below ``folder`` unless they are there."""
-    return {"miniature": miniature, "sdxl": sdxl}[model](folder)
-
-
 def miniature(folder: Path) -> Weights:
-    """The bundled weights; only the checkpoint has to be written anew."""
+    """The bundled weights; only the checkpoint is written anew, below ``folder`` unless it is there."""
     target = folder / "miniature"
     if not (target / "model_index.json").is_file():
         convert("miniature:checkpoint/clay_mini.safetensors", target)
-    parts = ("lora/clay.safetensors", "ip_adapter/ip-adapter_mini.safetensors", "controlnet/canny", "tagger/moat")
-    return Weights(Parts(str(target), *(str(locate(f"miniature:{part}")) for part in parts), hint=2))
-
-
-def sdxl(folder: Path) -> Weights:
-    """Random weights of SDXL's own sizes in the real formats, float16; about 20 GB of disk."""
-    raise NotImplementedError
+    named = {
+        "lora": "lora/clay.safetensors",
+        "adapter": "ip_adapter/ip-adapter_mini.safetensors",
+        "controlnet": "controlnet/canny",
+        "tagger": "tagger/moat",
+    }
+    lora, adapter, controlnet, tagger = (str(locate(f"miniature:{path}")) for path in named.values())
+    return Weights(Parts(str(target), lora, adapter, controlnet, tagger, hint=2))
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

@@ -1,27 +1,23 @@
 """What each sampler costs beside the model: its own arithmetic, noise and driving, per step, in bare denoiser calls.
 
-python -m benchmarks.samplers [--runs 3] [--steps 6] [--size 256] [--json FILE] [NAME ...]
+python -m benchmarks.samplers [--runs 5] [--steps 6] [--size 256] [--json FILE] [NAME ...]
 
 A run is the sampler stage on the bundled miniature (one picture, cfg 1.5, karras, denoise 0.6), its calls run one by
 one as the scheduler runs them. What is not spent inside the denoiser is overhead; the bare call is the median of all
-calls made (each guided, with a negative half). 1.03 means 3 % of a bare call a step; the headline is the worst.
+calls made (each guided, with a negative half). Both are seconds a step; 0.97 x means that 3 % of it is not the model.
+The headline is the worst.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 from collections.abc import Coroutine
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 
+from benchmarks.measure import Row, parser, report
 from claygraph.batches import run_calls
 from claygraph.diffusion.calls import EncodeText
 from claygraph.diffusion.samplers import SAMPLERS
@@ -29,8 +25,6 @@ from claygraph.memory import Memory
 from claygraph.stages.checkpoint import LoadCheckpoint
 from claygraph.stages.sampler import KSampler
 from claygraph.values import Latent, Model, Prompt
-
-TARGET = 1.03
 
 
 def drive(task: Coroutine[Any, Any, Any], memory: Memory) -> tuple[list[float], float]:
@@ -49,7 +43,7 @@ def drive(task: Coroutine[Any, Any, Any], memory: Memory) -> tuple[list[float], 
         calls.append(done.seconds)
 
 
-def measure(names: list[str], runs: int, steps: int, size: int) -> list[dict[str, Any]]:
+def measure(names: list[str], runs: int, steps: int, size: int) -> list[Row]:
     """One row a sampler, the runs of all interleaved so that a busy moment is shared."""
     memory = Memory("cpu", "float32")
     model = LoadCheckpoint("miniature:checkpoint/clay_mini.safetensors").run()
@@ -74,32 +68,23 @@ def inputs(model: Model, memory: Memory, size: int) -> tuple[Prompt, Latent]:
     return Prompt(positive, negative), Latent(noise)
 
 
-def row(name: str, seen: list[tuple[list[float], float]], bare: float, steps: int) -> dict[str, Any]:
+def row(name: str, seen: list[tuple[list[float], float]], bare: float, steps: int) -> Row:
     """The medians of one sampler; a step of dpm_adaptive is three calls."""
     calls = len(seen[0][0])
     taken = calls / 3 if name == "dpm_adaptive" else steps
     overhead = statistics.median(rest for _, rest in seen) / taken
-    return {"sampler": name, "calls": calls, "bare_s": bare, "overhead_s": overhead, "ratio": 1 + overhead / bare}
+    return Row(name, bare + overhead, bare, notes={"calls": calls, "overhead_ms": overhead * 1000})
 
 
 def main() -> None:
     """Print the table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *SAMPLERS], default=[], metavar="NAME")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    about = parser(__doc__)
+    about.add_argument("names", nargs="*", choices=[[], *SAMPLERS], default=[], metavar="NAME")
+    about.add_argument("--steps", type=int, default=6)
+    about.add_argument("--size", type=int, default=256)
+    options = about.parse_args()
     rows = measure(options.names or list(SAMPLERS), options.runs, options.steps, options.size)
-    worst = max(rows, key=lambda row: row["ratio"])
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, median of {options.runs}")
-    print(f"{options.size} px, a bare call {rows[0]['bare_s'] * 1000:.1f} ms")
-    for found in rows:
-        print(f"{found['sampler']:32} {found['overhead_s'] * 1000:8.3f} ms a step   {found['ratio']:.4f} x")
-    print(f"{worst['sampler']} costs most: {worst['ratio']:.4f} x (target: at most {TARGET})")
-    if options.json:
-        options.json.write_text(json.dumps({"ratio": worst["ratio"], "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    report(rows, min(row.ratio for row in rows if row.ratio), options)
 
 
 if __name__ == "__main__":

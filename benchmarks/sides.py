@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import photos
 from benchmarks.by_hand import ByHand
-from benchmarks.models import Weights, weights_of
+from benchmarks.models import miniature
 from benchmarks.ours import Ours, fresh_folder
 
 DTYPES = {"cpu": "float32", "cuda": "float16"}
@@ -39,12 +39,10 @@ class Sides:
 
 def options_of(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, with those that say how large the work is."""
-    parser.add_argument("--size", type=int, help="side of the pictures in pixels (256; sdxl: 512)")
+    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels (256)")
     parser.add_argument("--batch", type=int, default=8, help="ours: the most calls that share a pass (8)")
     parser.add_argument("--weights", type=Path, help="where weights are made, and found if there already")
-    options = parser.parse_args(arguments)
-    options.size = options.size or {"miniature": 256, "sdxl": 512}[options.model]
-    return options
+    return parser.parse_args(arguments)
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def sides(options: argparse.Namespace) -> Iterator[Sides]:
     if options.threads:
         torch.set_num_threads(options.threads)
     with fresh_folder() as folder:
-        weights: Weights = weights_of(options.model, options.weights or folder)
+        weights = miniature(options.weights or folder)
         ours = Ours(options.size, options.device, weights.overrides, options.batch)
         dtype = DTYPES[torch.device(options.device).type]
         yield Sides(ours, ByHand(weights.parts, options.device, dtype), folder, options.size)

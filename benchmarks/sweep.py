@@ -1,51 +1,83 @@
-"""A numeric sweep as one graph, beside the same pictures made one after another in one process.
+"""A sweep of 64 variants as one graph, beside the loop a user writes around a warm pipeline.
 
-python benchmarks/sweep.py [--runs 3] [--variants 8] [OVERRIDES ...]
+python -m benchmarks.sweep [--runs 5] [--count 64] [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+
+4 LoRA weights x 4 ControlNet strengths x 2 IP-Adapter scales x 2 cfg. The loop reads the photo (tags, edges, latent,
+image embedding) once and then sets adapters, scales and guidance for each picture. Ours is the command line's ``-m``
+from composing to the last PNG, weights kept. ``--count`` takes the first values of the axes, for shorter runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import os
-import platform
-import statistics
-import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count, product
+from math import prod
+from pathlib import Path
 
-import torch
+from benchmarks.by_hand import Settings, opened
+from benchmarks.measure import Row, alternately, parser, report, timed
+from benchmarks.ours import knob, overrides
+from benchmarks.sides import Sides, options_of, sides
 
-from claygraph.cli import main as claygraph
+AXES = {
+    "lora": (0.4, 0.6, 0.8, 1.0),
+    "control": (0.25, 0.5, 0.75, 1.0),
+    "image": (0.4, 0.8),
+    "cfg": (1.5, 3.0),
+}
 
 
-def seconds(commands: list[list[str]]) -> float:
-    """Wall-clock seconds of some command lines, one after another, with weights loaded afresh for each."""
-    begun = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        for arguments in commands:
-            if claygraph(arguments) != 0:
-                raise SystemExit(f"claygraph failed: {' '.join(arguments)}")
-    return time.perf_counter() - begun
+def axes_for(number: int) -> dict[str, tuple[float, ...]]:
+    """The axes, the longest halved again and again until ``number`` pictures or fewer come of them."""
+    axes = dict(AXES)
+    while prod(map(len, axes.values())) > number:
+        name = max(axes, key=lambda axis: len(axes[axis]))
+        axes[name] = axes[name][: len(axes[name]) // 2]
+    return axes
+
+
+def ours(both: Sides, axes: dict[str, tuple[float, ...]], settings: Settings, out: Path) -> None:
+    """All variants at once."""
+    (photo,) = both.photos(1)
+    fixed = [each for each in overrides(settings) if not any(each.startswith(knob(axis)) for axis in axes)]
+    both.ours.make(["-m", f"image={photo}", *fixed, *(knob(axis, *values) for axis, values in axes.items())], out)
+
+
+def theirs(both: Sides, variants: Sequence[Settings], out: Path) -> None:
+    """One variant after another."""
+    read = both.theirs.read(opened(both.photos(1)[0]))
+    out.mkdir()
+    for number, settings in enumerate(variants):
+        both.theirs.make(read, settings).save(out / f"{number}.png")
+
+
+def measure(both: Sides, options: argparse.Namespace) -> list[Row]:
+    """One row: the whole sweep."""
+    axes, base, numbers = axes_for(options.count), replace(Settings(), steps=options.steps), count()
+    variants = [replace(base, **dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    ours(both, axes_for(1), base, both.folder / "warm_ours")
+    theirs(both, variants[:1], both.folder / "warm_theirs")
+    mine = timed(lambda: ours(both, axes, base, both.folder / f"ours_{next(numbers)}"), options.clock)
+    other = timed(lambda: theirs(both, variants, both.folder / f"theirs_{next(numbers)}"), options.clock)
+    return [alternately(f"sweep of {len(variants)}", mine, other, options.runs)]
+
+
+def sized(about: str | None, pictures: int) -> argparse.ArgumentParser:
+    """The options of a benchmark of many pictures."""
+    made = parser(about)
+    made.add_argument("--count", type=int, default=pictures, help=f"pictures ({pictures})")
+    made.add_argument("--steps", type=int, default=8, help="denoising steps (8)")
+    return made
 
 
 def main() -> None:
-    """Print medians and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--variants", type=int, default=8)
-    options, overrides = parser.parse_known_args()
-    strengths = [f"{(number + 1) / options.variants:g}" for number in range(options.variants)]
-    with tempfile.TemporaryDirectory() as out:
-        shared = [f"out={out}", *overrides]
-        apart = [[*shared, f"lora.clay.model={strength}"] for strength in strengths]
-        together = [["-m", *shared, f"lora.clay.model={','.join(strengths)}"]]
-        seconds(apart[:1])  # imports are paid here, by neither side
-        times = [(seconds(apart), seconds(together)) for _ in range(options.runs)]
-    one, all_at_once = (statistics.median(column) for column in zip(*times, strict=True))
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, median of {options.runs}")
-    print(f"{options.variants} LoRA strengths, one after another  {one:7.2f} s")
-    print(f"{options.variants} LoRA strengths, one sweep          {all_at_once:7.2f} s   {one / all_at_once:.2f} x")
+    """Print the table."""
+    options = options_of(sized(__doc__, 64))
+    with sides(options) as both:
+        rows = measure(both, options)
+    report(rows, rows[0].ratio, options)
 
 
 if __name__ == "__main__":
