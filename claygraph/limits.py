@@ -6,7 +6,20 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+from claygraph.errors import SettingError
 from claygraph.stage import Call
+
+CPU_BATCH, GPU_BATCH = 8, 64
+"""Calls in a batch where the setting is ``auto``: a CPU gains little beyond, a GPU as long as there is memory."""
+
+
+def most_rows(batch: int | str, device: str) -> int:
+    """The most calls of a batch: as the config's ``batch`` says, or what suits a device of this kind for ``auto``."""
+    if batch == "auto":
+        return CPU_BATCH if device in ("cpu", "auto") else GPU_BATCH
+    if not str(batch).isdecimal() or not 1 <= int(batch) <= 4096:
+        raise SettingError(f"batch={batch!r} is no number of calls; give a whole number from 1 to 4096, or auto.")
+    return int(batch)
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from claygraph.devices import allocated, capacity, device_named, give_back
-from claygraph.errors import SettingError, WeightsError, check_choice
-from claygraph.limits import Limits
+from claygraph.errors import WeightsError, check_choice
+from claygraph.limits import Limits, most_rows
 from claygraph.sizes import in_bytes
 from claygraph.weighing import bytes_in
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH, GPU_BATCH = 8, 64
-"""Calls in a batch where the setting is ``auto``: a CPU gains little beyond, a GPU as long as there is memory."""
 
 
 class Memory:
@@ -45,7 +43,7 @@ class Memory:
         check_choice("dtype", dtype, ["auto", *DTYPES])
         self.device = device_named(device)
         self.dtype = DTYPES.get(dtype, torch.float32 if self.device.type == "cpu" else torch.float16)
-        self.batch = _batch(batch, self.device)
+        self.batch = most_rows(batch, self.device.type)
         self.budget = capacity(self.device) if budget == "auto" else in_bytes("memory", budget)
         self.loads: Counter[Hashable] = Counter()
         self._limits = Limits(self.batch)
@@ -167,11 +165,3 @@ def _no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _batch(given: int | str, device: torch.device) -> int:
-    if given == "auto":
-        return CPU_BATCH if device.type == "cpu" else GPU_BATCH
-    if not str(given).isdecimal() or not 1 <= int(given) <= 4096:
-        raise SettingError(f"batch={given!r} is no number of calls; give a whole number from 1 to 4096, or auto.")
-    return int(given)

@@ -11,6 +11,7 @@ from claygraph.forecast import Batch, Forecast, Row, forecast, last_run, upstrea
 from claygraph.graph import Node
 from claygraph.jobs import Job
 from claygraph.kept import Kept, to_run
+from claygraph.limits import most_rows
 from claygraph.plan import Planned, plan_all
 from claygraph.store import open_store
 from claygraph.variants import variant_of
@@ -25,7 +26,12 @@ def plan(jobs: Sequence[Job]) -> int:
     first = variant_of(jobs[0].config)
     kept = Kept(open_store(first.get("store"), first.get("store_size", "10GB")), [e.graph for e in planned if e.graph])
     past = last_run(_outputs(first))
-    found = forecast(planned, lambda graphs: to_run(graphs, kept.has), int(first.get("batch", 8)), past and past[1])
+    found = forecast(
+        planned,
+        lambda graphs: to_run(graphs, kept.has),
+        most_rows(first.get("batch", "auto"), str(first.get("device"))),
+        past and past[1],
+    )
     _show(["stage", "class", "nodes", "of", "run", "cached", "reads"], [_row(row) for row in found.rows])
     _show(["denoiser", "picture", "requests", "passes (rows each)"], [_batch(each) for each in found.batches])
     for line in (*_costs(found, past and past[0]), *_notes(found.rows), _total(found, len(planned))):

@@ -38,7 +38,7 @@ ALLOWED = {
     "claygraph/recipes.py": {"claygraph.errors", "claygraph.values"},
     "claygraph/weighing.py": set(),
     "claygraph/devices.py": {"claygraph.errors"},
-    "claygraph/limits.py": {"claygraph.stage"},
+    "claygraph/limits.py": {"claygraph.errors", "claygraph.stage"},
     "claygraph/memory.py": {"claygraph.errors", "claygraph.stage", *MEMORY},
     "claygraph/stage.py": {"claygraph.memory"},
     "claygraph/sources.py": {"claygraph.stage"},

@@ -29,6 +29,7 @@ from claygraph.values import (
     Prompt,
     Recipe,
     Saved,
+    Score,
     Size,
     Tags,
     Weights,
@@ -73,6 +74,7 @@ SAMPLES = [
     Model(CHECKPOINT, (LORA, LORA), (PROMPT,), (CONTROL,)),
     Recipe('{"a": 1}', (("torch", "2.6"),)),
     Saved("out/cat.png", "cd" * 32),
+    Score("ssim", 0.1 + 0.2),
 ]
 
 

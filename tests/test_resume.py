@@ -89,7 +89,11 @@ def kill_after(process: BaseProcess, log: Path, nodes: int, seconds: float) -> b
 
 def pictures(folder: Path) -> dict[str, bytes]:
     """Every file below the folder of results, but for the records of runs (how long they took, where they ran)."""
-    files = [file for file in (folder / "out").rglob("*") if file.is_file() and file.suffix not in (".json", ".yaml")]
+    files = [
+        file
+        for file in (folder / "out").rglob("*")
+        if file.is_file() and file.suffix not in (".json", ".yaml", ".html")
+    ]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 

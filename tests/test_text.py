@@ -14,8 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from claygraph import files
 from claygraph.diffusion.calls import EncodeText
-from claygraph.diffusion.checkpoint import tokenizer_folder
-from claygraph.diffusion.clip import load_tokenizer
+from claygraph.diffusion.checkpoint import load_tokenizer, tokenizer_folder
 from claygraph.diffusion.describe import describe
 from claygraph.diffusion.text import encode
 from claygraph.diffusion.tokens import BOS, EOS, chunks, parse
@@ -86,7 +85,7 @@ def test_prompt_grammar(text: str, segments: list[tuple[str, float]]) -> None:
 def test_tokens_and_weights_are_those_comfyui_made(case: str) -> None:
     recorded = RECORDED[case]
     tokenizer = load_tokenizer(tokenizer_folder(Checkpoint(Weights("", ""))))
-    rows = chunks(recorded["prompt"], lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    rows = chunks(recorded["prompt"], lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     assert [token for row in rows for token in row.padded(EOS)] == recorded["ids_l"]
     assert [token for row in rows for token in row.padded(0)] == recorded["ids_g"]
     assert [weight for row in rows for weight in row.padded_weights()] == pytest.approx(recorded["weights"])

@@ -5,7 +5,7 @@ Models are built without memory and take over the file's tensors, already on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,20 +14,19 @@ from safetensors import safe_open
 from torch.overrides import TorchFunctionMode
 
 from claygraph import files
-from claygraph.diffusion import describe, single_file
-from claygraph.diffusion.clip import ClipConfig, TextEncoder
-from claygraph.diffusion.describe import below
-from claygraph.diffusion.networks import build
+from claygraph.diffusion import describe
 from claygraph.errors import WeightsError
 from claygraph.values import Checkpoint
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     from claygraph.memory import Memory
 
 Tensors = dict[str, torch.Tensor]
+Convert = Callable[[Tensors], Tensors]
 M = TypeVar("M", bound=torch.nn.Module)
 UNUSED = ("position_ids", "logit_scale")
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -35,30 +34,35 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 
 def load_unet(checkpoint: Checkpoint, memory: Memory) -> UNet2DConditionModel:
     """The UNet, in ``memory.dtype``."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     config = describe.component(checkpoint, "unet")
-    model: UNet2DConditionModel = empty(lambda: build("UNet2DConditionModel", config))
+    model: UNet2DConditionModel = _empty(lambda: UNet2DConditionModel.from_config(config))
     source = files.locate(checkpoint.weights.path)
     tensors = _part(source, "unet", (describe.UNET,), memory.device, memory.dtype)
     if not source.is_dir():
-        tensors = single_file.unet(below(tensors, describe.UNET))
+        tensors = convert_ldm_unet_checkpoint(tensors, model.config)
     return _fill(model, tensors, f"the UNet of {source.name!r}")
 
 
 def load_vae(checkpoint: Checkpoint, memory: Memory) -> AutoencoderKL:
     """The VAE of the checkpoint, or the one that replaces it, in ``memory.vae_dtype``."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     config = describe.component(checkpoint, "vae")
-    model: AutoencoderKL = empty(lambda: build("AutoencoderKL", config))
+    model: AutoencoderKL = _empty(lambda: AutoencoderKL.from_config(config))
     source = files.locate((checkpoint.vae or checkpoint.weights).path)
     prefixes = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.") if checkpoint.vae else ()
     tensors = _part(source, "vae", (*describe.VAE, *prefixes), memory.device, memory.vae_dtype)
-    return _fill(model, _vae_names(tensors), f"the VAE of {source.name!r}")
+    return _fill(model, _vae_names(tensors, model.config), f"the VAE of {source.name!r}")
 
 
-def _vae_names(tensors: Tensors) -> Tensors:
+def _vae_names(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
     if any(name.endswith("encoder.mid.block_1.conv1.weight") for name in tensors):
-        return single_file.vae(below(tensors, *describe.VAE) or tensors)
+        return dict(convert_ldm_vae_checkpoint(tensors, config))
     return {_renamed(name, OLD_ATTENTION): tensor for name, tensor in tensors.items()}
 
 
@@ -68,28 +72,51 @@ def _renamed(name: str, table: dict[str, str]) -> str:
     return name
 
 
-def load_text_encoders(checkpoint: Checkpoint, memory: Memory) -> tuple[TextEncoder, TextEncoder]:
+def load_text_encoders(checkpoint: Checkpoint, memory: Memory) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
     """Both text encoders (CLIP-L, OpenCLIP bigG), in ``memory.dtype``."""
-    first, second = (_load_text_encoder(checkpoint, part, memory) for part in ("text_encoder", "text_encoder_2"))
+    from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, convert_open_clip_checkpoint
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    def open_clip(tensors: Tensors) -> Tensors:
+        linear, bare = f"{describe.CLIP_G}text_projection.weight", f"{describe.CLIP_G}text_projection"
+        tensors = _taken_apart(tensors) | ({bare: tensors[linear].T} if linear in tensors else {})
+        return dict(convert_open_clip_checkpoint(second, tensors, prefix=describe.CLIP_G))
+
+    first = _empty_text_encoder(CLIPTextModel, checkpoint, "text_encoder")
+    second = _empty_text_encoder(CLIPTextModelWithProjection, checkpoint, "text_encoder_2")
+    _fill_text_encoder(first, checkpoint, "text_encoder", convert_ldm_clip_checkpoint, memory)
+    _fill_text_encoder(second, checkpoint, "text_encoder_2", open_clip, memory)
     return first, second
 
 
-def _load_text_encoder(checkpoint: Checkpoint, part: str, memory: Memory) -> TextEncoder:
-    config, source = ClipConfig.of(describe.component(checkpoint, part)), files.locate(checkpoint.weights.path)
-    model = empty(lambda: TextEncoder(config, projection=part == "text_encoder_2"))
+def _taken_apart(tensors: Tensors) -> Tensors:
+    """OpenCLIP's stacked queries, keys and values as views of their own; the converter would copy them."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        stem, stacked, kind = name.rpartition(".in_proj_")
+        parts = tensor.chunk(3) if stacked else ()
+        found |= {f"{stem}.{part}_proj.{kind}": each for part, each in zip("qkv", parts, strict=False)}
+        found |= {} if stacked else {name: tensor}
+    return found
+
+
+def _empty_text_encoder(kind: Callable[[Any], M], checkpoint: Checkpoint, part: str) -> M:
+    from transformers import CLIPTextConfig
+
+    config = CLIPTextConfig.from_dict(describe.component(checkpoint, part))
+    return _empty(lambda: kind(config))
+
+
+def _fill_text_encoder(model: M, checkpoint: Checkpoint, part: str, convert: Convert, memory: Memory) -> None:
+    source = files.locate(checkpoint.weights.path)
     prefix = describe.CLIP_L if part == "text_encoder" else describe.CLIP_G
     tensors = _part(source, part, (prefix,), memory.device, memory.dtype)
-    if not source.is_dir():
-        tensors = below(tensors, prefix)
-        tensors = single_file.open_clip(tensors) if part == "text_encoder_2" else tensors
-    return _fill(
-        model, {_with_model(name): tensor for name, tensor in tensors.items()}, f"the {part} of {source.name!r}"
-    )
-
-
-def _with_model(name: str) -> str:
-    """A text encoder's tensor as files have named it, with the prefix that newer ones leave out."""
-    return name if name.startswith(("text_model.", "text_projection")) else f"text_model.{name}"
+    tensors = tensors if source.is_dir() else convert(tensors)
+    if not hasattr(model, "text_model"):
+        tensors = {name.removeprefix("text_model."): tensor for name, tensor in tensors.items()}
+    _fill(model, tensors, f"the {part} of {source.name!r}")
+    embeddings: Any = getattr(model, "text_model", model).embeddings
+    embeddings.position_ids = torch.arange(embeddings.position_embedding.num_embeddings, device=memory.device)[None]
 
 
 def tokenizer_folder(checkpoint: Checkpoint, part: str = "text_encoder") -> Path:
@@ -99,10 +126,17 @@ def tokenizer_folder(checkpoint: Checkpoint, part: str = "text_encoder") -> Path
     return next((path / name for path in given if (path / name / "vocab.json").is_file()), describe.SHIPPED / name)
 
 
-def empty(make: Callable[[], M]) -> M:
-    """What ``make`` returns, on the meta device, where it takes no memory."""
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer in a folder, without a limit on the length of texts."""
+    from transformers import CLIPTokenizer
+
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=2**31)
+    return tokenizer
+
+
+def _empty(build: Callable[[], M]) -> M:
     with torch.device("meta"), _Unfilled():
-        return make()
+        return build()
 
 
 class _Unfilled(TorchFunctionMode):

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from claygraph.diffusion.checkpoint import empty, read
+from claygraph.diffusion.checkpoint import read
 from claygraph.diffusion.lora_names import ldm_name
-from claygraph.diffusion.networks import controlnet_like
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -57,19 +56,22 @@ def borrow(path: Path, unet: Any, memory: Memory) -> Any:
 
     Raises ``WeightsError`` where the file does not fit the UNet.
     """
-    found, made = _by_layer(read(path, memory.device, memory.dtype)), empty_like_unet(unet)
+    found, network = _by_layer(read(path, memory.device, memory.dtype)), empty_like_unet(unet)
     lent = dict(unet.named_modules())
-    for name, layer in list(_leaves(made)):
+    for name, layer in list(_leaves(network)):
         tensors = found.pop(_original(name), {})
-        made.set_submodule(name, _layer(path, name, layer, lent.get(name), tensors))
+        network.set_submodule(name, _layer(path, name, layer, lent.get(name), tensors))
     if found:
         raise _misfit(path, f"no layer is called {next(iter(found))!r}")
-    return made.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def empty_like_unet(unet: Any) -> Any:
     """A ControlNet without weights, of the UNet's widths and depths."""
-    return empty(lambda: controlnet_like(unet))
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    with torch.device("meta"):
+        return ControlNetModel.from_unet(unet, load_weights_from_unet=False)
 
 
 def _by_layer(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from claygraph import files
-from claygraph.diffusion.checkpoint import empty, read
+from claygraph.diffusion.checkpoint import read
 from claygraph.diffusion.control_lora import MARKER, borrow, empty_like_unet
 from claygraph.diffusion.describe import shapes
-from claygraph.diffusion.networks import build
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -100,14 +99,17 @@ def _largest(folder: Path) -> Path:
 
 
 def _empty_like_folder(folder: Path, unet: Any) -> Any:
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
     file = folder / "config.json"
     config = json.loads(file.read_text()) if file.is_file() else {}
     if config.get("_class_name") != "ControlNetModel":
         kind = config.get("_class_name", "a folder without config.json")
         raise WeightsError(f"controlnet={folder.name!r} is {kind}; give the folder of a ControlNetModel for SDXL.")
-    made = empty(lambda: build("ControlNetModel", config))
-    _check_fit(folder, made.config, unet.config)
-    return made
+    with torch.device("meta"):
+        network = ControlNetModel.from_config(config)
+    _check_fit(folder, network.config, unet.config)
+    return network
 
 
 def _check_fit(path: Path, own: Any, wanted: Any) -> None:

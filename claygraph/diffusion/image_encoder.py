@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from claygraph import files
 from claygraph.diffusion import checkpoint
-from claygraph.diffusion.clip import ClipConfig, ImageEncoder
 from claygraph.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -23,13 +23,17 @@ POSITIONS = "vision_model.embeddings.position_ids"
 QUICK_WIDTH = 1024
 
 
-def load_encoder(encoder: Weights, memory: Memory) -> ImageEncoder:
+def load_encoder(encoder: Weights, memory: Memory) -> Any:
     """The encoder of a folder (config.json, model.safetensors) or of one .safetensors file with the same names."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
     path = files.locate(encoder.path)
     tensors = checkpoint.read(_file(path), memory.device, memory.dtype)
     config = json.loads((path / "config.json").read_text()) if path.is_dir() else measured(path.name, tensors)
-    tensors.pop(POSITIONS, None)
-    model = checkpoint.empty(lambda: ImageEncoder(ClipConfig.of(config)))
+    with torch.device("meta"):
+        model = CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+    embeddings = model.vision_model.embeddings
+    embeddings.position_ids = tensors.pop(POSITIONS, torch.arange(embeddings.num_positions)[None]).to(memory.device)
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:

@@ -81,8 +81,9 @@ _JOIN: dict[str, Any] = {
 
 def _features(encoder: Any, to_tokens: AnyProjection, pixels: Tensor) -> Tensor:
     """What a projection reads: the plain type the image embedding, the others the penultimate layer's patches."""
-    seen = encoder(pixels.to(encoder.device, encoder.dtype))
-    features: Tensor = seen.hidden_states[-2] if to_tokens.reads_patches else seen.embedded
+    patches = to_tokens.reads_patches
+    seen = encoder(pixels.to(encoder.device, encoder.dtype), output_hidden_states=patches)
+    features: Tensor = seen.hidden_states[-2] if patches else seen.image_embeds
     return features
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from claygraph import files
 from claygraph.diffusion import embeddings, lora
-from claygraph.diffusion.checkpoint import load_text_encoders, tokenizer_folder
-from claygraph.diffusion.clip import load_tokenizer
+from claygraph.diffusion.checkpoint import load_text_encoders, load_tokenizer, tokenizer_folder
 from claygraph.diffusion.lora_blocks import summed
 from claygraph.diffusion.tokens import EMPTY, EOS, Chunk, Learned, Token, chunks
 from claygraph.values import Conditioning
@@ -65,7 +64,7 @@ def _chunks(call: EncodeText, part: str, text: str, memory: Memory) -> list[Chun
     vocabulary = [files.digest(folder / name) for name in ("vocab.json", "merges.txt") if (folder / name).is_file()]
     tokenizer = memory.get(("tokenizer", *vocabulary), lambda: load_tokenizer(folder))
     learned = {name: embeddings.learned(call.checkpoint, name, file, part) for name, file in call.embeddings}
-    return chunks(text, lambda words: tokenizer.encode(words, add_special_tokens=False).ids, learned)
+    return chunks(text, lambda words: tokenizer(words, add_special_tokens=False)["input_ids"], learned)
 
 
 def _encoded(
@@ -75,7 +74,7 @@ def _encoded(
     wanted = [_rows(prompt, _strengths(call)) for prompt, call in zip(prompts, calls, strict=True)]
     number = {row: place for place, row in enumerate(dict.fromkeys(row for rows in wanted for row in rows))}
     output = _run(encoder, part, calls, list(number), memory)
-    pooled = (output.pooled if output.embedded is None else output.embedded).float()
+    pooled = (output.pooler_output if part == "text_encoder" else output.text_embeds).float()
     places = [[number[row] for row in rows] for rows in wanted]
     return [
         (_weighted(prompt, p, _layer(output, call.clip_skip).float()), pooled[p[0]])
@@ -102,7 +101,7 @@ def _run(encoder: Any, part: str, calls: Sequence[EncodeText], rows: Sequence[Ro
     lora.set_strengths(encoder, [dict(row.strengths) for row in rows])
     ids = torch.tensor([Chunk(row.tokens, ()).padded(PADS[part]) for row in rows], device=memory.device)
     with _learned(encoder, rows, memory):
-        return encoder(input_ids=ids)
+        return encoder(input_ids=ids, output_hidden_states=True)
 
 
 @contextmanager
