@@ -26,7 +26,7 @@ SMALL = ("photo=area", "photo.size=128")
 HALF = (*SMALL, "sampler.denoise=0.5")
 NOTHING = ("lora=none", "ip_adapter=none", "edges=none", "controlnet=none", "tagger=none")
 TAGGERS = {"colour": 0.85, "style": 0.95, "group": 0.4, "agree": 0.6}
-FREE = (*SMALL, "sampler.denoise=1.0", "sampler.cfg=3", "prompt=plain")
+FREE = (*SMALL, "sampler.denoise=1.0", "prompt=plain")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def ip_adapter(bench: Bench) -> list[Figure]:
 
 def text(bench: Bench) -> list[Figure]:
     """How often the style or colour of a picture drawn from noise is the one the prompt names."""
-    plain = (*FREE, *NOTHING)
+    plain = (*FREE, *NOTHING, "sampler.cfg=3")
     styles = {name: _drawn(bench, plain, name) for name in ("photo", "3d", "flat")}
     named = [bench.style(p).argmax(1) == bench.style.classes.index(n) for n, p in styles.items()]
     hues = [hue in vocabulary.colour_tags(p) for hue in vocabulary.HUES for p in _drawn(bench, plain, f"photo, {hue}")]
