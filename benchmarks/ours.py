@@ -51,7 +51,8 @@ class Ours:
 
     def __init__(self, size: int, device: str = "cpu", model: Sequence[str] = (), batch: int = 8) -> None:
         self.memory = Memory(device, batch=batch)
-        self.fixed = [f"photo.size={size}", f"device={device}", "store=null", f"batch={batch}", *model]
+        alike = ("store=null", "metric=none")  # by hand nothing is kept and nothing scored
+        self.fixed = [f"photo.size={size}", f"device={device}", f"batch={batch}", *alike, *model]
 
     def make(self, arguments: Sequence[str], out: Path) -> Path:
         """Compose, plan and run a request; raise if a picture of it fails. The folder of the pictures."""

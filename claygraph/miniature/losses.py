@@ -30,7 +30,8 @@ def plot(work: Path) -> None:
 
 
 def _draw(axis: Any, file: Path) -> None:
-    rows = [line.split() for line in file.read_text().splitlines()]
-    axis.plot([int(step) for step, _ in rows], [float(loss) for _, loss in rows], linewidth=1)
+    rows = (line.split() for line in file.read_text().splitlines())
+    losses = dict(sorted({int(step): float(loss) for step, loss in rows}.items()))  # a resumed training repeats steps
+    axis.plot(list(losses), list(losses.values()), linewidth=1)
     axis.set_title(file.stem, fontsize=9)
     axis.tick_params(labelsize=7)

@@ -14,11 +14,11 @@ from claygraph.miniature import WEIGHTS
 MINUTES = {
     "vae": 22.0,
     "image_encoder": 8.0,
-    "base": 110.0,
+    "base": 100.0,
     "ip_adapter": 10.0,
-    "clay": 30.0,
-    "toy": 10.0,
-    "taggers": 12.0,
+    "clay": 60.0,
+    "toy": 15.0,
+    "taggers": 8.0,
     "classifier": 6.0,
 }
 """Training time in minutes of one CPU core for each part; more helps everywhere."""
