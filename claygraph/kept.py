@@ -37,7 +37,6 @@ class Kept:
         self.store, self.paths = store, {sha: path for node in nodes for path, sha in node.files.items()}
         self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="claygraph-store")
         self._saving: list[Future[None]] = []
-        self._syncing: list[Future[None]] = []
         if store is not None:
             store.kinds = VALUES | value_kinds({type(node.stage) for node in nodes})
 
@@ -55,9 +54,11 @@ class Kept:
         return _found_at(value, self.paths)
 
     def save(self, node: Node, value: Any) -> None:
-        """Begin to keep a node's result."""
+        """Begin to keep a node's result; no more than ``WRITERS`` are under way, for a kill may take those."""
         if self.store is not None:
             self._saving.append(self._pool.submit(self._write, self.store, node, value))
+            while len(self._saving) > WRITERS:
+                self._saving.pop(0).result()
 
     def settle(self) -> None:
         """Wait until what was given to ``save`` is there for every process, also if this one is killed."""
