@@ -102,7 +102,7 @@ MORE = [
     *MIXED,
     Request(seed=4, cfg=1.0, steps=4, loras=((CLAY, 1.2, 0.5), (TOY, 0.3, 1.0)), control=(0.8, 0.4, 1.0)),
     Request(seed=5, sampler="euler_cfg_pp", cfg=1.0, text=""),
-    Request(seed=6, sampler="dpmpp_2m", steps=5, text=f"{LONG} {LONG}", image=(-0.5, 1.0), loras=((CLAY, 0.8, 1.0),)),
+    Request(seed=6, sampler="dpmpp_2m", steps=5, text=f"{LONG} {LONG}", image=(-0.1, 1.0), loras=((CLAY, 0.8, 1.0),)),
     Request(
         seed=7, sampler="euler_ancestral", steps=3, cfg=6.0, text="a (cup:1.3), (clay:0.7)", control=(2.0, 0.0, 1.0)
     ),
