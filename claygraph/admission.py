@@ -43,10 +43,6 @@ class Admission:
         """Whether a graph in which the node is to run has been let in."""
         return node in self._members
 
-    def admit(self, node: Node) -> None:
-        """Let a node in by itself."""
-        self._members[node]
-
     def more(self) -> list[Node]:
         """Nodes of the graphs that may begin now, in order."""
         let_in: dict[Node, None] = {}

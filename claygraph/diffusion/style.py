@@ -37,10 +37,10 @@ class JudgeStyle(Call["Floats"]):
 
     @classmethod
     def run_batch(cls, calls: Sequence[JudgeStyle], memory: Memory) -> list[Floats]:
-        from claygraph.diffusion.wd14 import open_session
+        from claygraph.diffusion.wd14 import resident
 
-        path = Path(calls[0].classifier.path) / MODEL
-        session = memory.get(("style", calls[0].classifier), lambda: open_session(path, memory))
+        classifier = calls[0].classifier
+        session = resident(classifier, Path(classifier.path) / MODEL, memory)
         return [probabilities(session, call.image.pixels) for call in calls]
 
 

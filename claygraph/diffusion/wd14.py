@@ -15,7 +15,7 @@ from claygraph.errors import WeightsError
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import ReadTags
     from claygraph.memory import Memory
-    from claygraph.values import Bytes, Floats
+    from claygraph.values import Bytes, Floats, Weights
 
 MODEL = "model.onnx"
 LABELS = "selected_tags.csv"
@@ -60,8 +60,7 @@ def read(calls: Sequence[ReadTags], memory: Memory) -> list[Floats]:
         WeightsError: the model cannot be loaded or run, or is not of the WD14 shape.
     """
     path = Path(calls[0].tagger.path) / MODEL
-    size = path.stat().st_size if path.is_file() else 0
-    session = memory.get(("wd14", calls[0].tagger), lambda: open_session(path, memory), size)
+    session = resident(calls[0].tagger, path, memory)
     fixed, side = _input_shape(session, path)
     pixels = np.stack([prepare(call.image.pixels, side) for call in calls])
     rows = fixed or len(pixels)
@@ -118,7 +117,13 @@ def _input_shape(session: Any, path: Path) -> tuple[int | None, int]:
     return (shape[0] if isinstance(shape[0], int) else None), shape[1]
 
 
-def open_session(path: Path, memory: Memory) -> Any:
+def resident(weights: Weights, path: Path, memory: Memory) -> Any:
+    """The session of the ONNX model at ``path``, opened once; it counts by the size of its file."""
+    size = path.stat().st_size if path.is_file() else 0
+    return memory.get(("onnx", weights), lambda: _session(path, memory), size)
+
+
+def _session(path: Path, memory: Memory) -> Any:
     """The model in onnxruntime, on the GPU if torch uses one and onnxruntime can; what it falls back to is logged."""
     import onnxruntime as ort
 
