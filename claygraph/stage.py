@@ -93,6 +93,11 @@ class Call(Generic[T]):
         return None
 
     @property
+    def affinity(self) -> Hashable:
+        """Calls for which this is equal are cheaper together: they go first into one batch where not all fit."""
+        return None
+
+    @property
     def progress(self) -> tuple[int, int] | None:
         """Which step of how many this call is, where it is one of several."""
         return None

@@ -1,11 +1,12 @@
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from claygraph.graph import Graph, build
 from claygraph.memory import Memory
-from claygraph.scheduler import Event, Outcome, Scheduler
-from claygraph.stage import Stage
+from claygraph.scheduler import Event, Outcome, Parked, Scheduler, company
+from claygraph.stage import Call, Stage
 from tests.toys import Failing, Halve, Halver, Source, Spell, Word
 
 
@@ -116,3 +117,30 @@ def test_an_interrupt_closes_what_was_under_way() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(job(8, 3), tell=tell)
+
+
+@dataclass(frozen=True, eq=False)
+class Coloured(Call[str]):
+    """A call that is cheaper beside its own colour."""
+
+    colour: str
+
+    @property
+    def affinity(self) -> str:
+        return self.colour
+
+
+@pytest.mark.parametrize(
+    ("waiting", "last", "chosen"),
+    [
+        ("rbr", "b", "rbr"),  # all fit
+        ("rbrbrb", "b", "bbb"),  # what goes on comes first
+        ("rbrbrb", "", "rrr"),
+        ("rbbbbg", "r", "bbbb"),  # too few of the last to be worth a batch
+        ("rrrrrr", "r", "rrrr"),
+        ("rgbycm", "r", "rgby"),  # no company: as they come
+    ],
+)
+def test_where_not_all_fit_calls_of_one_affinity_share_a_batch(waiting: str, last: str, chosen: str) -> None:
+    parked = [Parked(None, None, Coloured(colour)) for colour in waiting]  # type: ignore[arg-type]
+    assert "".join(str(each.call.affinity) for each in company(parked, 4, last)) == chosen

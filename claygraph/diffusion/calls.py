@@ -180,6 +180,10 @@ class Denoise(Call["torch.Tensor"]):
         return self.model.checkpoint, tuple(self.x.shape)
 
     @property
+    def affinity(self) -> Hashable:
+        return self.model.loras
+
+    @property
     def progress(self) -> tuple[int, int]:
         return self.step, self.steps
 
