@@ -37,6 +37,7 @@ from claygraph.miniature import (
     diffusion,
     export,
     family,
+    ip_adapter,
     latents,
     lora,
     muon,
@@ -227,14 +228,21 @@ def test_controlnet_folder_loads_and_takes_hints_of_eight_pixels_a_latent() -> N
     assert middle.shape == (1, 128, 2, 3)
 
 
-def test_ip_adapter_file_is_plain_and_numbers_its_layers_oddly(unet: UNet2DConditionModel) -> None:
+def test_ip_adapter_file_is_of_the_full_type_and_numbers_its_layers_oddly(unet: UNet2DConditionModel) -> None:
     state = load_file(WEIGHTS / "ip_adapter/ip-adapter_mini.safetensors")
     layers = {int(n.split(".")[1]) for n in state if n.startswith("ip_adapter.")}
     assert layers == set(range(1, 23, 2))
-    assert state["image_proj.proj.weight"].shape == (4 * 80, images.WIDTH)
+    assert state["image_proj.proj.0.weight"].shape == (images.HIDDEN, images.HIDDEN)
+    assert state["image_proj.proj.2.weight"].shape == (80, images.HIDDEN)
     mid = unet.mid_block.attentions[0].transformer_blocks[0].attn2.to_k.weight
     assert state["ip_adapter.21.to_k_ip.weight"].shape == mid.shape
     assert state["ip_adapter.1.to_k_ip.weight"].shape[0] == 96
+
+
+def test_the_patch_that_lies_at_a_position() -> None:
+    whole = ip_adapter.nearest_patches(8, 8)
+    assert whole.tolist() == list(range(1, 65))
+    assert ip_adapter.nearest_patches(2, 3).tolist() == [18, 21, 23, 50, 53, 55]
 
 
 def test_image_encoder_folder_loads_and_tells_pictures_apart() -> None:

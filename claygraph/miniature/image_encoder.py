@@ -20,8 +20,8 @@ from claygraph.miniature.networks import ImageEncoder
 from claygraph.miniature.train_taggers import TAGS, Examples
 from claygraph.miniature.training import Group, Trainer, device, load_average
 
-SIDE, WIDTH, GRID = 64, 192, 8
-"""Input side in pixels, width of the embedding, cells a side of the layout it must hold."""
+SIDE, HIDDEN, WIDTH, GRID = 64, 96, 192, 8
+"""Input side in pixels, widths of patch features and of the embedding, cells a side of the layout it must hold."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 PROCESSOR = {
@@ -43,7 +43,7 @@ PROCESSOR = {
 def make_image_encoder() -> ImageEncoder:
     """An untrained encoder: 64 px, patches of 8."""
     shape: dict[str, Any] = {
-        "hidden_size": 96,
+        "hidden_size": HIDDEN,
         "intermediate_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 3,
@@ -56,6 +56,13 @@ def normalise(pictures: torch.Tensor) -> torch.Tensor:
     small = F.interpolate(pictures, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     mean, std = (torch.tensor(v, device=pictures.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (small - mean) / std
+
+
+def patches(encoder: ImageEncoder, pixels: torch.Tensor) -> torch.Tensor:
+    """What the IP-Adapter reads: features [N,65,96] of the last layer but one, of normalised pixels [N,3,64,64]."""
+    with torch.no_grad():
+        features: torch.Tensor = encoder(pixels, output_hidden_states=True).hidden_states[-2]
+    return features
 
 
 class _Reader(nn.Module):

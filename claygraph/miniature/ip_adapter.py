@@ -1,20 +1,25 @@
-"""The plain IP-Adapter: four image tokens from a projection, and key/value matrices for every cross-attention."""
+"""The IP-Adapter of the full type: each patch of the picture is a token; key/value matrices in every cross-attention.
+
+Patches, since the four tokens of a plain adapter learned a picture's colours, but not where they lie.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from claygraph.miniature.family import Base
-from claygraph.miniature.image_encoder import WIDTH
+from claygraph.miniature.image_encoder import GRID, HIDDEN
 from claygraph.miniature.networks import TEXT_WIDTH, Unet
 from claygraph.miniature.training import load_average
 
-IMAGE_TOKENS = 4
+CONTEXT = 2 * TEXT_WIDTH
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,13 @@ State = dict[str, dict[str, torch.Tensor]]
 
 def add_ip_adapter(unet: Unet) -> None:
     """Put an untrained adapter into the UNet: image keys and values start as the text's."""
-    context = 2 * TEXT_WIDTH
-    state: State = {
-        "image_proj": {
-            "proj.weight": torch.randn(IMAGE_TOKENS * context, WIDTH) * WIDTH**-0.5,
-            "proj.bias": torch.zeros(IMAGE_TOKENS * context),
-            "norm.weight": torch.ones(context),
-            "norm.bias": torch.zeros(context),
-        },
-        "ip_adapter": {},
+    layers = {
+        "proj.0": nn.Linear(HIDDEN, HIDDEN),
+        "proj.2": nn.Linear(HIDDEN, CONTEXT),
+        "proj.3": nn.LayerNorm(CONTEXT),
     }
+    projection = {f"{n}.{p}": t.detach() for n, layer in layers.items() for p, t in layer.named_parameters()}
+    state: State = {"image_proj": projection, "ip_adapter": {}}
     for number, attention in enumerate(cross_attentions(unet)):
         for which in ("k", "v"):
             weight = getattr(attention, f"to_{which}").weight.detach().clone()
@@ -67,10 +69,50 @@ def set_blocks(unet: Unet, blocks: Collection[int]) -> None:
         attention.processor.scale = [float(block in blocks)]  # type: ignore[union-attr]
 
 
+class Gaze:
+    """Watches where style and composition look, so that training can teach them to look at the patch where they are.
+
+    Left to itself, attention over the patches stays even for thousands of steps, and what is read is their mean.
+    """
+
+    def __init__(self, unet: Unet) -> None:
+        self.seen: dict[str, torch.Tensor] = {}
+        watched = [a for block, a in zip(FILE_ORDER, cross_attentions(unet), strict=True) if block in (3, 6)]
+        self.heads: int = watched[0].heads  # type: ignore[assignment]
+        for number, attention in enumerate(watched):
+            keys = attention.processor.to_k_ip[0]  # type: ignore[union-attr, index]
+            for name, layer in ((f"query {number}", attention.to_q), (f"key {number}", keys)):
+                layer.register_forward_hook(self._watch(name))  # type: ignore[union-attr]
+
+    def _watch(self, name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def keep(_module: nn.Module, _given: Any, found: torch.Tensor) -> None:
+            self.seen[name] = found.float().unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+        return keep
+
+    def loss(self, height: int, width: int) -> torch.Tensor:
+        """Cross-entropy of the attention in the last call with latents of this size, a mean over those that looked."""
+        wanted = nearest_patches(-(-height // 4), -(-width // 4))
+        losses = [self._of(key, wanted) for key in self.seen if key.startswith("key")]
+        self.seen.clear()
+        return torch.stack(losses).mean() if losses else torch.zeros(())
+
+    def _of(self, key: str, wanted: torch.Tensor) -> torch.Tensor:
+        keys, queries = self.seen[key].flatten(0, -4), self.seen[key.replace("key", "query")]
+        scores = (queries @ keys.mT) * queries.shape[-1] ** -0.5
+        return F.cross_entropy(scores.flatten(0, -2), wanted.to(scores.device).repeat(scores.shape[:-2].numel()))
+
+
+def nearest_patches(height: int, width: int) -> torch.Tensor:
+    """For each position of a grid, row by row, the number of the patch token that lies there; 0 is no place."""
+    rows, columns = (((torch.arange(n) + 0.5) / n * GRID).long() for n in (height, width))
+    return (1 + GRID * rows[:, None] + columns).flatten()
+
+
 def ip_tensors(unet: Unet) -> dict[str, torch.Tensor]:
-    """The adapter in file form: `image_proj.*` and `ip_adapter.N.to_{k,v}_ip.weight`, N odd."""
+    """The adapter in file form: `image_proj.proj.{0,2,3}.*` and `ip_adapter.N.to_{k,v}_ip.weight`, N odd."""
     projection = unet.encoder_hid_proj.image_projection_layers[0]
-    names = {"proj": projection.image_embeds, "norm": projection.norm}
+    names = {"proj.0": projection.ff.net[0].proj, "proj.2": projection.ff.net[2], "proj.3": projection.norm}
     out = {f"image_proj.{n}.{p}": t for n, m in names.items() for p, t in m.state_dict().items()}
     for number, attention in enumerate(cross_attentions(unet)):
         processor = attention.processor

@@ -41,7 +41,8 @@ def adapted(base: Base) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for prefix, (model, ends) in parts.items():
         for name, module in model.named_modules():
-            if name.endswith(ends) and isinstance(module, nn.Linear | nn.Conv2d):
+            kind = isinstance(module, nn.Linear | nn.Conv2d) and not name.startswith("encoder_hid_proj.")
+            if kind and name.endswith(ends):
                 within = name if prefix == "lora_unet" or name.startswith("text_model.") else f"text_model.{name}"
                 found[f"{prefix}.{within}"] = module
     return found

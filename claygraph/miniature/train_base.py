@@ -13,14 +13,14 @@ from torch import nn
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise
 from claygraph.miniature.family import Base, load_base, vocabulary
-from claygraph.miniature.image_encoder import load_image_encoder, normalise
-from claygraph.miniature.ip_adapter import BLOCK_SETS, add_ip_adapter, set_blocks
+from claygraph.miniature.image_encoder import load_image_encoder, normalise, patches
+from claygraph.miniature.ip_adapter import BLOCK_SETS, Gaze, add_ip_adapter, set_blocks
 from claygraph.miniature.networks import ControlNet, ImageEncoder, added, make_controlnet
 from claygraph.miniature.training import Group, Trainer, device, half, load_average
 
-CONTROL, IMAGE = 0.55, 0.5
-"""Shares of batches with a hint and with an image prompt."""
-BLIND = {True: 0.35, False: 0.15}
+CONTROL, IMAGE, GAZE = 0.55, 0.7, 0.1
+"""Shares of batches with a hint and with an image prompt, and how much it counts where that is looked at."""
+BLIND = {True: 0.4, False: 0.15}
 """Shares of rows that start from noise alone, with and without an image prompt."""
 Extra = dict[str, object]
 
@@ -33,15 +33,17 @@ class Joint(nn.Module):
         self.base = base
         self.controlnet: ControlNet = make_controlnet(base.unet)
         add_ip_adapter(base.unet)
+        self.gaze = Gaze(base.unet)
         self.encoder = encoder.requires_grad_(False)
 
     def groups(self) -> list[Group]:
         """Parameters with their learning rates: Muon inside, AdamW at the ends and for what starts at zero."""
-        ends = ("conv_in.", "conv_out.", "controlnet_", "processor.", "encoder_hid_proj.")
+        ends, image = ("conv_in.", "conv_out.", "controlnet_"), ("processor.", "encoder_hid_proj.")
         named = [*self.base.unet.named_parameters(), *self.controlnet.named_parameters()]
         return [
-            Group([p for n, p in named if not any(end in n for end in ends)], 1.1e-3, muon=True),
+            Group([p for n, p in named if not any(part in n for part in ends + image)], 1.1e-3, muon=True),
             Group([p for n, p in named if any(end in n for end in ends)], 2e-3),
+            Group([p for n, p in named if any(part in n for part in image)], 4e-3),
             Group(list(self.base.text.parameters()), 1.0e-3),
         ]
 
@@ -54,7 +56,7 @@ def train_base(work: Path, minutes: float) -> None:
         base.unet.conv_out.weight.mul_(0.1)
     joint = Joint(base, load_image_encoder(work)).to(device())
     data, noise = Latents(work, 0, "pictures", "pairs"), Noise()
-    trainer = Trainer(work / "checkpoints/base.safetensors", joint, joint.groups())
+    trainer = Trainer(work / "checkpoints/base.safetensors", joint, joint.groups(), decay=0.99)
     trainer.run(lambda progress: base_loss(joint, data, noise, progress), minutes)
 
 
@@ -89,18 +91,17 @@ def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float, always
         conditions = added(pooled, x) | _image_prompt(joint, batch, data, image)
         extra = residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled) if control else {}
         velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
-    return noised.velocity_loss(velocity.float(), batch.picture)
+    looked = joint.gaze.loss(*x.shape[2:]) if image else 0.0
+    return noised.velocity_loss(velocity.float(), batch.picture) + GAZE * looked
 
 
 def _image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
-    """Image embeddings for a random set of blocks; composition alone sees false colours, so that layout is its part."""
+    """Patch features for a random set of blocks; composition alone sees false colours, so that layout is its part."""
     name = str(data.random.choice(list(BLOCK_SETS), p=[b.share for b in BLOCK_SETS.values()])) if on else ""
     set_blocks(joint.base.unet, BLOCK_SETS[name].blocks if on else ())
     pixels = batch.pixels[:, data.random.permutation(3)] if name == "composition" else batch.pixels
-    with torch.no_grad():
-        embedding = joint.encoder(normalise(pixels)).image_embeds * float(on)
-    kept = torch.rand(len(pixels), 1, device=embedding.device) > 0.1
-    return {"image_embeds": [(embedding * kept)[:, None]]}
+    kept = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) > 0.1  # black stands for no picture
+    return {"image_embeds": [patches(joint.encoder, normalise(pixels * kept))[:, None]]}
 
 
 def residuals(

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from claygraph.miniature.diffusion import Batch, Latents, Noise, Noised
-from claygraph.miniature.image_encoder import normalise
+from claygraph.miniature.image_encoder import normalise, patches
 from claygraph.miniature.ip_adapter import BLOCK_SETS, set_blocks
 from claygraph.miniature.lora import add_lora, products
 from claygraph.miniature.networks import added
 from claygraph.miniature.train_base import Extra, Joint, load_joint, residuals
 from claygraph.miniature.training import Group, Trainer, device, half
 
-CONTROL, IMAGE = 0.75, 0.4
+CONTROL, IMAGE = 0.75, 0.6
 WORDS: dict[str, tuple[str, ...]] = {
     "clay": ("claymation", "made-of-clay", "clay", "claymation, made-of-clay", "plasticine figure, claymation"),
     "toy": ("vinyl toy", "3d toy", "toy", "3d render, toy"),
@@ -59,7 +59,7 @@ def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words:
 def _image_prompt(joint: Joint, batch: Batch, on: bool) -> Extra:
     """The picture itself as style and composition, as the default graph has it."""
     set_blocks(joint.base.unet, BLOCK_SETS["style and composition"].blocks if on else ())
-    return {"image_embeds": [joint.encoder(normalise(batch.pixels)).image_embeds[:, None]]}
+    return {"image_embeds": [patches(joint.encoder, normalise(batch.pixels))[:, None]]}
 
 
 @torch.no_grad()
