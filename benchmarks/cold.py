@@ -1,6 +1,7 @@
 """One picture from a cold process: from its start to the picture on disk, beside the same by hand with diffusers.
 
 python -m benchmarks.cold [--runs 5] [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 Every run of a side is a process of its own; the files are in the page cache. ``peak`` rows are the most memory a
 process held, in MB.
@@ -18,9 +19,9 @@ from pathlib import Path
 from benchmarks import photos
 from benchmarks.by_hand import Settings
 from benchmarks.measure import Ended, Row, alternately, fresh, parser, report
-from benchmarks.models import Weights, miniature
+from benchmarks.models import Weights
 from benchmarks.ours import fresh_folder, overrides
-from benchmarks.sides import DTYPES, options_of
+from benchmarks.sides import DTYPES, options_of, prepared
 
 Process = Callable[[], Ended]
 
@@ -52,7 +53,7 @@ def processes(options: argparse.Namespace, weights: Weights, folder: Path) -> tu
 def measure(options: argparse.Namespace) -> list[Row]:
     """Seconds from start to end, and peak memory."""
     with fresh_folder() as folder:
-        weights = miniature(options.weights or folder)
+        weights = prepared(options, folder)
         both = processes(options, weights, folder)
         seen: list[list[Ended]] = [[], []]
         first, second = (_noting(process, into, options.clock) for process, into in zip(both, seen, strict=True))
