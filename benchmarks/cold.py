@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks import photos
@@ -53,7 +55,8 @@ def processes(options: argparse.Namespace, weights: Weights, folder: Path) -> tu
 def measure(options: argparse.Namespace) -> list[Row]:
     """Seconds from start to end, and peak memory."""
     with fresh_folder() as folder:
-        weights = prepared(options, folder)
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # for a child's peak is its parent's at least
+            weights = apart.submit(prepared, options, folder).result()
         both = processes(options, weights, folder)
         seen: list[list[Ended]] = [[], []]
         first, second = (_noting(process, into, options.clock) for process, into in zip(both, seen, strict=True))
