@@ -1,6 +1,7 @@
 """One picture from a cold process: from its start to the picture on disk, beside the same by hand with diffusers.
 
 python -m benchmarks.cold [--runs 5] [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 Every run of a side is a process of its own; the files are in the page cache. ``peak`` rows are the most memory a
 process held, in MB.
@@ -11,16 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks import photos
 from benchmarks.by_hand import Settings
 from benchmarks.measure import Ended, Row, alternately, fresh, parser, report
-from benchmarks.models import Weights, miniature
+from benchmarks.models import Weights
 from benchmarks.ours import fresh_folder, overrides
-from benchmarks.sides import DTYPES, options_of
+from benchmarks.sides import DTYPES, options_of, prepared
 
 Process = Callable[[], Ended]
 
@@ -52,7 +55,8 @@ def processes(options: argparse.Namespace, weights: Weights, folder: Path) -> tu
 def measure(options: argparse.Namespace) -> list[Row]:
     """Seconds from start to end, and peak memory."""
     with fresh_folder() as folder:
-        weights = miniature(options.weights or folder)
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # for a child's peak is its parent's at least
+            weights = apart.submit(prepared, options, folder).result()
         both = processes(options, weights, folder)
         seen: list[list[Ended]] = [[], []]
         first, second = (_noting(process, into, options.clock) for process, into in zip(both, seen, strict=True))

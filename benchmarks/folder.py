@@ -1,6 +1,7 @@
 """A folder of 64 photos, beside the loop a user writes around a warm pipeline.
 
 python -m benchmarks.folder [--runs 5] [--count 64] [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 The photos are different squares of the bundled ones. Both sides read, tag, encode, denoise and save each of them.
 """

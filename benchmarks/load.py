@@ -2,12 +2,12 @@
 
 python -m benchmarks.load [--runs 3] [--device cpu] [--folder FOLDER] [--json FILE]
 
-The file has random weights and is written first, into a temporary folder (7 GB must be free there, and in memory), and
-removed afterwards. Both sides keep float16 (claygraph's VAE becomes bfloat16, for in float16 SDXL's overflows), read
-the same file and configs, and end with one element of every 4096 bytes of every tensor summed, so that a file that is
-mapped into memory counts only once all of it is there. Imports come before the clock starts. The sides take turns. The
-file's digest, which a first run computes and later ones look up, is a row of its own. diffusers does less work and
-takes less memory where the package accelerate is installed; the table says which of the two was measured.
+The file has random weights and is written first, a minute or two, into a temporary folder (7 GB must be free there, and
+in memory), and removed afterwards. Both sides keep float16 (claygraph's VAE becomes bfloat16, for in float16 SDXL's
+overflows), read the same file and configs, and end with one element of every 4096 bytes of every tensor summed, so that
+a file that is mapped into memory counts only once all of it is there. Imports come before the clock starts. The sides
+take turns. The file's digest, which a first run computes and later ones look up, is a row of its own. diffusers does
+less work and takes less memory where the package accelerate is installed; the table says which of the two was measured.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """32 requests with different samplers, steps and prompts, beside the loop a user writes around a warm pipeline.
 
 python -m benchmarks.mixed [--runs 5] [--count 32] [--size 256] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 4 samplers (euler, euler_ancestral, heun, dpmpp_2m) x 4 numbers of steps x 2 prompts. The other side runs diffusers'
 scheduler of the same name for as many steps (its pipeline gives Heun half as many model calls a step on the way, so

@@ -1,6 +1,7 @@
 """One picture, warm: claygraph beside the same by hand with diffusers' pipeline, LoRA, IP-Adapter and ControlNet.
 
 python -m benchmarks.one_image [--runs 5] [--size 256] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 Both sides are in one process with their weights loaded, and by turns make the picture from the photo to the PNG file:
 tags, edges, prompts, image prompt, VAE, eight guided steps. The second row's other side has its LoRA merged into the

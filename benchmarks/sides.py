@@ -1,9 +1,13 @@
-"""Both sides with the same weights, photos, device and threads, in one process."""
+"""Both sides with the same weights, photos, device and threads, in one process.
+
+``--model miniature`` is the bundled one. ``--model sdxl`` is of full size, its random weights made by full_size.py;
+both sides' take 24 GB of a GPU.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import photos
+from benchmarks import full_size, photos
 from benchmarks.by_hand import ByHand
-from benchmarks.models import miniature
+from benchmarks.models import Weights, miniature
 from benchmarks.ours import Ours, fresh_folder
 
 DTYPES = {"cpu": "float32", "cuda": "float16"}
+MODELS: dict[str, Callable[[Path], Weights]] = {"miniature": miniature, "sdxl": full_size.weights}
+SIZES = {"miniature": 256, "sdxl": 1024}
 
 
 @dataclass
@@ -39,10 +45,18 @@ class Sides:
 
 def options_of(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, with those that say how large the work is."""
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures in pixels (256)")
+    parser.add_argument("--model", choices=list(MODELS), default="miniature", help="sdxl: full size, random weights")
+    parser.add_argument("--size", type=int, help="side of the pictures in pixels (256; sdxl: 1024)")
     parser.add_argument("--batch", type=int, default=8, help="ours: the most calls that share a pass (8)")
     parser.add_argument("--weights", type=Path, help="where weights are made, and found if there already")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.size = options.size or SIZES[options.model]
+    return options
+
+
+def prepared(options: argparse.Namespace, folder: Path) -> Weights:
+    """The weights of the model asked for, in ``folder`` where no other was."""
+    return MODELS[options.model](options.weights or folder)
 
 
 @contextmanager
@@ -51,7 +65,7 @@ def sides(options: argparse.Namespace) -> Iterator[Sides]:
     if options.threads:
         torch.set_num_threads(options.threads)
     with fresh_folder() as folder:
-        weights = miniature(options.weights or folder)
+        weights = prepared(options, folder)
         ours = Ours(options.size, options.device, weights.overrides, options.batch)
         dtype = DTYPES[torch.device(options.device).type]
         yield Sides(ours, ByHand(weights.parts, options.device, dtype), folder, options.size)

@@ -1,6 +1,7 @@
 """A sweep of 64 variants as one graph, beside the loop a user writes around a warm pipeline.
 
 python -m benchmarks.sweep [--runs 5] [--count 64] [--size 256] [--steps 8] [--device cpu|cuda] [--json FILE]
+    [--model miniature|sdxl] [--weights DIR]
 
 4 LoRA weights x 4 ControlNet strengths x 2 IP-Adapter scales x 2 cfg. The loop reads the photo (tags, edges, latent,
 image embedding) once and then sets adapters, scales and guidance for each picture. Ours is the command line's ``-m``

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,30 @@ EMBEDDING = 20
 RESAMPLER_WIDTH = 128
 
 
+@dataclass(frozen=True)
+class Vision:
+    """Sizes of a CLIP vision encoder for 224 pixels in patches of 14; ``embedding`` is the width of what it makes."""
+
+    width: int = ENCODER_WIDTH
+    layers: int = 3
+    heads: int = 2
+    embedding: int = EMBEDDING
+
+
+VISION = Vision()
+
+
 def ip_adapter(
-    path: Path, dims: Dims = SMALL, plus: bool = False, full: bool = False, tokens: int = 4, seed: int = 20
+    path: Path,
+    dims: Dims = SMALL,
+    plus: bool = False,
+    full: bool = False,
+    tokens: int = 4,
+    seed: int = 20,
+    embedding: int = EMBEDDING,
 ) -> Path:
     """Write an IP-Adapter; ``plus`` reads the encoder's penultimate states by a resampler, ``full`` by two layers."""
-    shapes = _resampler(dims, tokens) if plus else _full(dims) if full else _projection(dims, tokens)
+    shapes = _resampler(dims, tokens) if plus else _full(dims) if full else _projection(dims, tokens, embedding)
     for number, (width, context) in enumerate(cross_attention_shapes(dims)):
         for name in ("to_k_ip", "to_v_ip"):
             shapes[f"ip_adapter.{2 * number + 1}.{name}.weight"] = (width, context)
@@ -36,10 +56,10 @@ def cross_attention_shapes(dims: Dims = SMALL) -> list[tuple[int, ...]]:
     return [shape for block in ("down", "up", "mid") for name, shape in keys.items() if name.startswith(block)]
 
 
-def _projection(dims: Dims, tokens: int) -> Shapes:
+def _projection(dims: Dims, tokens: int, embedding: int) -> Shapes:
     norm = {f"image_proj.norm.{kind}": (dims.context,) for kind in ("weight", "bias")}
     wide = tokens * dims.context
-    return {**norm, "image_proj.proj.weight": (wide, EMBEDDING), "image_proj.proj.bias": (wide,)}
+    return {**norm, "image_proj.proj.weight": (wide, embedding), "image_proj.proj.bias": (wide,)}
 
 
 def _full(dims: Dims) -> Shapes:
@@ -72,38 +92,38 @@ def _perceiver_layer(width: int) -> Shapes:
     return norms | attention | feed
 
 
-def image_encoder(path: Path, seed: int = 30) -> Path:
-    """Write a CLIP vision encoder folder: 224 pixels, patches of 14, three layers."""
-    width, vision = ENCODER_WIDTH, "vision_model.embeddings."
+def image_encoder(path: Path, seed: int = 30, sizes: Vision = VISION) -> Path:
+    """Write a CLIP vision encoder folder: 224 pixels, patches of 14."""
+    width, vision = sizes.width, "vision_model.embeddings."
     shapes: Shapes = {
         vision + "class_embedding": (width,),
         vision + "patch_embedding.weight": (width, 3, 14, 14),
         vision + "position_embedding.weight": (257, width),
-        "visual_projection.weight": (EMBEDDING, width),
+        "visual_projection.weight": (sizes.embedding, width),
     }
     shapes |= {
         f"vision_model.{n}.{k}": (width,) for n in ("pre_layrnorm", "post_layernorm") for k in ("weight", "bias")
     }
-    for layer in range(3):
+    for layer in range(sizes.layers):
         shapes |= {f"vision_model.encoder.layers.{layer}.{name}": shape for name, shape in layer_shapes(width).items()}
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(_encoder_config()))
+    (path / "config.json").write_text(json.dumps(_encoder_config(sizes)))
     save_file(draw(shapes, seed), path / "model.safetensors", {"format": "pt"})
     return path
 
 
-def _encoder_config() -> dict[str, Any]:
+def _encoder_config(sizes: Vision) -> dict[str, Any]:
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",
         "hidden_act": "gelu",
-        "hidden_size": ENCODER_WIDTH,
-        "intermediate_size": 4 * ENCODER_WIDTH,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 3,
+        "hidden_size": sizes.width,
+        "intermediate_size": 4 * sizes.width,
+        "num_attention_heads": sizes.heads,
+        "num_hidden_layers": sizes.layers,
         "image_size": 224,
         "patch_size": 14,
-        "projection_dim": EMBEDDING,
+        "projection_dim": sizes.embedding,
     }
 
 
