@@ -72,12 +72,13 @@ def set_blocks(unet: Unet, blocks: Collection[int]) -> None:
 class Gaze:
     """Watches where style and composition look, so that training can teach them to look at the patch where they are.
 
-    Left to itself, attention over the patches stays even for thousands of steps, and what is read is their mean.
+    Left to itself, attention over the patches stays even for hundreds of steps, and what is read is their mean.
     """
 
     def __init__(self, unet: Unet) -> None:
         self.seen: dict[str, torch.Tensor] = {}
-        watched = [a for block, a in zip(FILE_ORDER, cross_attentions(unet), strict=True) if block in (3, 6)]
+        blocks = BLOCK_SETS["style and composition"].blocks
+        watched = [a for block, a in zip(FILE_ORDER, cross_attentions(unet), strict=True) if block in blocks]
         self.heads: int = watched[0].heads  # type: ignore[assignment]
         for number, attention in enumerate(watched):
             keys = attention.processor.to_k_ip[0]  # type: ignore[union-attr, index]
@@ -125,6 +126,5 @@ def load_ip_adapter(work: Path, base: Base) -> None:
     """Add the trained adapter (untrained before step `base`), read by all blocks."""
     torch.manual_seed(6)
     add_ip_adapter(base.unet)
-    for name in ("base", "ip_adapter"):
-        if (file := work / f"checkpoints/{name}.safetensors").exists():
-            load_average(file, base, "base.")
+    if (file := work / "checkpoints/base.safetensors").exists():
+        load_average(file, base, "base.")

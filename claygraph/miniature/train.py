@@ -15,7 +15,6 @@ MINUTES = {
     "vae": 22.0,
     "image_encoder": 8.0,
     "base": 100.0,
-    "ip_adapter": 10.0,
     "clay": 60.0,
     "toy": 15.0,
     "taggers": 8.0,
@@ -119,12 +118,6 @@ def _base(work: Path, _weights: Path, minutes: Minutes) -> None:
     train_base(work, minutes["base"])
 
 
-def _ip_adapter(work: Path, _weights: Path, minutes: Minutes) -> None:
-    from claygraph.miniature.train_base import train_ip_adapter
-
-    train_ip_adapter(work, minutes["ip_adapter"])
-
-
 def _lora(name: str) -> Callable[[Path, Path, Minutes], None]:
     def run(work: Path, _weights: Path, minutes: Minutes) -> None:
         from claygraph.miniature.train_lora import train_lora
@@ -165,7 +158,6 @@ PARTS: dict[str, Callable[[Path, Path, Minutes], None]] = {
     "latents": _latents,
     "image_encoder": _image_encoder,
     "base": _base,
-    "ip_adapter": _ip_adapter,
     "clay": _lora("clay"),
     "toy": _lora("toy"),
     "taggers": _taggers,

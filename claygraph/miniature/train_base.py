@@ -60,31 +60,19 @@ def train_base(work: Path, minutes: float) -> None:
     trainer.run(lambda progress: base_loss(joint, data, noise, progress), minutes)
 
 
-def train_ip_adapter(work: Path, minutes: float) -> None:
-    """Train the IP-Adapter on by itself: every batch has an image prompt, half of the rows start from noise alone."""
-    torch.manual_seed(8)
-    joint = load_joint(work).requires_grad_(False).to(device())
-    named = dict(joint.base.unet.named_parameters())
-    parameters = [p.requires_grad_() for n, p in named.items() if "processor." in n or "encoder_hid_proj." in n]
-    data, noise = Latents(work, 8, "pictures", "pairs"), Noise()
-    trainer = Trainer(work / "checkpoints/ip_adapter.safetensors", joint, [Group(parameters, 2e-3)])
-    trainer.run(lambda progress: base_loss(joint, data, noise, progress, always=True), minutes)
-
-
 def load_joint(work: Path) -> Joint:
     """The trained base with its ControlNet, IP-Adapter and image encoder."""
     joint = Joint(load_base(work), load_image_encoder(work))
-    for name in ("base", "ip_adapter"):
-        if (file := work / f"checkpoints/{name}.safetensors").exists():
-            load_average(file, joint)
+    if (file := work / "checkpoints/base.safetensors").exists():
+        load_average(file, joint)
     return joint.eval()
 
 
-def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float, always: bool = False) -> torch.Tensor:
-    """The loss of one random batch; ``always`` with an image prompt and more rows of noise alone."""
-    image, control = always or data.random.random() < IMAGE, data.random.random() < CONTROL
+def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
+    """The loss of one random batch."""
+    image, control = data.random.random() < IMAGE, data.random.random() < CONTROL
     batch = data.draw(progress, dropped=0.4 if image else 0.1)
-    noised = noise.like(batch.picture, blind=0.5 if always else BLIND[image])
+    noised = noise.like(batch.picture, blind=BLIND[image])
     x = noised.add(batch.picture)
     with half():
         hidden, pooled = joint.base.text(batch.prompts)
