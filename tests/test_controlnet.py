@@ -136,6 +136,19 @@ def test_the_negative_half_may_get_less(share: float) -> None:
     assert error(run(one)[0], diffusers_result(one, weigh=weigh)) < CLOSE
 
 
+def test_a_network_is_asked_once_about_rows_that_differ_in_its_strength() -> None:
+    rows: list[int] = []
+    one = call(controls=(control(1.0),))
+    calls = [one, *(replace(one, model=replace(one.model, controls=(control(s),))) for s in (0.5, 0.25, 0.0))]
+    alone = [run(each)[0] for each in calls]
+    network = load(canny(), memory().get(("unet", base().weights, None), lambda: None), memory()).model
+    handle = network.conv_in.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    together = run(*calls)
+    handle.remove()
+    assert rows == [2]
+    assert all(error(a, b) < CLOSE for a, b in zip(together, alone, strict=True))
+
+
 def test_networks_are_asked_about_the_rows_they_act_on() -> None:
     calls = [call(controls=(control(layers=LayerWeights(uncond=0.0)),)), call(seed=1), call(seed=2, cfg=3.0)]
     run(*calls)

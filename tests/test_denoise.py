@@ -88,6 +88,20 @@ def test_one_forward_serves_the_whole_batch() -> None:
     assert rows == [6]
 
 
+def test_rows_that_ask_the_same_are_computed_once() -> None:
+    rows: list[int] = []
+    one = call(cfg=1.5)
+    calls = [one, replace(one, cfg=4.0), call(seed=1), replace(one, x=one.x.clone()), replace(one, sigma=one.sigma / 2)]
+    alone = [run(each)[0] for each in calls]
+    unet = memory().get(("unet", base().weights, None), lambda: load_unet(base(), memory()))
+    handle = unet.conv_in.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    together = run(*calls)
+    handle.remove()
+    assert rows == [6]
+    assert all(error(a, b) < CLOSE for a, b in zip(together, alone, strict=True))
+    assert error(together[0], together[1]) > 100 * CLOSE
+
+
 def test_a_mixed_batch_is_its_calls_alone() -> None:
     calls = [call(sigma, cfg, seed) for seed, (sigma, cfg) in enumerate([(14.6, 7.0), (2.3, 1.5), (0.03, 4.0)])]
     for together, alone in zip(run(*calls), (run(each)[0] for each in calls), strict=True):

@@ -19,15 +19,15 @@ from claygraph.diffusion.compiled import fast, padded
 from claygraph.diffusion.controlnet_files import Network, load
 from claygraph.diffusion.keyframes import in_force, layer_factors, passed_by
 from claygraph.diffusion.prediction import table_of
+from claygraph.diffusion.rows import Row, distinct
 from claygraph.values import LayerWeights
 
 if TYPE_CHECKING:
-    from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
     from claygraph.values import Bytes, Control, Image, Weights
 
 PIXELS_PER_LATENT = 8
-Prepare = Callable[[Sequence["Row"]], None]
+Prepare = Callable[[Sequence[Row]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +51,7 @@ def residuals(
     """
     total: list[Tensor] = []
     for (weights, _), uses in sorted(_uses(rows).items(), key=lambda item: (item[0][0].digest, item[0][1])):
-        network = load(weights, unet, memory)
-        if network.borrows:
-            prepare([use.row for use in uses])
-        asked = padded(uses) if memory.compile else uses
-        parts = [part[: len(uses)] for part in _added(network, asked, inputs, fast(network.model, memory))]
-        added = _spread(parts, uses, len(rows))
+        added = _spread(_added(load(weights, unet, memory), uses, inputs, memory, prepare), uses, len(rows))
         total = [a + b for a, b in zip(total, added, strict=True)] if total else added
     if not total:
         return {}
@@ -84,19 +79,33 @@ def _strength(row: Row, control: Control) -> tuple[float, LayerWeights]:
     return control.strength * keyframe * half * row.active(control), layers
 
 
-def _added(network: Network, uses: Sequence[Use], inputs: dict[str, Any], model: Any) -> list[Tensor]:
-    """What the network, run as ``model``, adds to the rows it acts on, weighed; the middle last."""
-    places = [use.place for use in uses]
-    everyone = places == list(range(len(inputs["sample"])))
-    own = inputs if everyone else _rows_of(inputs, torch.tensor(places, device=inputs["sample"].device))
-    hints = torch.cat([_embedded(network, use.control.hint, own["sample"]) for use in uses])
-    down, middle = model(**own, controlnet_cond=hints, return_dict=False)
-    factors = [[use.strength * factor for factor in layer_factors(use.layers, len(down))] for use in uses]
-    columns = torch.tensor(factors).to(middle).T[:, :, None, None, None]
-    size = own["sample"].shape[2:]
-    return [
-        part * column * _masks(network, uses, part, size) for part, column in zip((*down, middle), columns, strict=True)
-    ]
+def _added(
+    network: Network, uses: Sequence[Use], inputs: dict[str, Any], memory: Memory, prepare: Prepare
+) -> list[Tensor]:
+    """What the network adds to the rows it acts on, weighed; the middle last."""
+    parts = _answers(network, uses, inputs, memory, prepare)
+    factors = [[use.strength * factor for factor in layer_factors(use.layers, len(parts) - 1)] for use in uses]
+    columns = torch.tensor(factors).to(parts[0]).T[:, :, None, None, None]
+    size = inputs["sample"].shape[2:]
+    return [part * column * _masks(network, uses, part, size) for part, column in zip(parts, columns, strict=True)]
+
+
+def _answers(
+    network: Network, uses: Sequence[Use], inputs: dict[str, Any], memory: Memory, prepare: Prepare
+) -> list[Tensor]:
+    """What the network says of each row, the middle last. It is asked once about rows that differ in strength alone."""
+    asked, places = distinct(
+        uses, lambda use: use.row, lambda use: (id(use.control.hint), network.borrows and id(use.row))
+    )
+    count, asked = len(asked), padded(asked) if memory.compile else asked
+    if network.borrows:
+        prepare([use.row for use in asked])
+    rows = [use.place for use in asked]
+    everyone = rows == list(range(len(inputs["sample"])))
+    own = inputs if everyone else _rows_of(inputs, torch.tensor(rows, device=inputs["sample"].device))
+    hints = torch.cat([_embedded(network, use.control.hint, own["sample"]) for use in asked])
+    down, middle = fast(network.model, memory)(**own, controlnet_cond=hints, return_dict=False)
+    return [part[:count] if count == len(uses) else part[places] for part in (*down, middle)]
 
 
 def _rows_of(value: Any, places: Tensor) -> Any:

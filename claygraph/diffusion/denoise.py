@@ -18,7 +18,7 @@ from claygraph.diffusion.kept import recent
 from claygraph.diffusion.lora import attach, set_strengths
 from claygraph.diffusion.lora_merge import arrange, strengths_of
 from claygraph.diffusion.prediction import unet_input, x0
-from claygraph.diffusion.rows import Row, rows_of
+from claygraph.diffusion.rows import Row, distinct, rows_of
 
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import Denoise
@@ -43,9 +43,10 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
 @torch.inference_mode()
 def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     """x0 of every row, float32 ``[R, C, h, w]``, in one forward unless the lengths of their texts forbid it."""
+    rows, places = distinct(rows, lambda row: row, lambda row: (id(row.model), row.negative))
     groups = forwards([len(row.conditioning.hidden) for row in rows])
     found = torch.cat([_forward(unet, [rows[n] for n in numbers], memory)[: len(numbers)] for numbers in groups])
-    return found if len(groups) == 1 else found[torch.tensor([*chain(*groups)]).argsort()]
+    return found[torch.tensor([*chain(*groups)]).argsort()[places]]
 
 
 def _forward(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:

@@ -44,15 +44,18 @@ class Noised:
         """The clean latents that a v-prediction means."""
         return self.signal * noised - self.sigma * velocity
 
+    def noise_of(self, noised: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+        """The noise that a v-prediction means."""
+        return self.sigma * noised + self.signal * velocity
+
     def velocity_loss(self, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Plain v-prediction error: unlike `loss`, the noisiest steps count as much as the others."""
+        """Plain v-prediction error: the noisiest steps count as much as the others."""
         return (velocity - (self.signal * self.noise - self.sigma * clean)).square().mean()
 
-    def loss(self, noised: torch.Tensor, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Min-SNR-5 weighted error for v-prediction, a mean over the batch."""
+    def clean_loss(self, noised: torch.Tensor, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Error of the clean latents, the last steps up to ten times the first: for inputs not made from `clean`."""
         error = (self.clean_of(noised, velocity) - clean).square().mean((1, 2, 3))
-        ratio = (self.signal / self.sigma).flatten().square()
-        return (2.5 * ratio.clamp(max=5) * error).mean()
+        return (error / self.sigma.flatten().square().clamp(min=0.1)).mean()
 
 
 class Noise:
@@ -74,8 +77,13 @@ class Noise:
         noise = torch.randn_like(clean) + 0.05 * torch.randn(*clean.shape[:2], 1, 1, device=clean.device)
         blinded = (torch.rand(count) < blind).to(clean.device)
         timesteps[blinded] = timesteps[blinded] // 16 + BLIND
+        level = self.at(timesteps, noise)
+        level.signal[blinded], level.sigma[blinded] = 0.0, 1.0
+        return level
+
+    def at(self, timesteps: torch.Tensor, noise: torch.Tensor) -> Noised:
+        """This noise [B,4,h,w] at the strengths of these timesteps [B]."""
         signal, sigma = self.signal[timesteps], self.sigma[timesteps]
-        signal[blinded], sigma[blinded] = 0.0, 1.0
         return Noised(timesteps, signal.view(-1, 1, 1, 1), sigma.view(-1, 1, 1, 1), noise)
 
 

@@ -6,6 +6,7 @@ from the first step on, so the base works with and without them. Clay is left ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,13 +17,18 @@ from claygraph.miniature.family import Base, load_base, vocabulary
 from claygraph.miniature.image_encoder import load_image_encoder, normalise, patches
 from claygraph.miniature.ip_adapter import BLOCK_SETS, Gaze, add_ip_adapter, set_blocks
 from claygraph.miniature.networks import ControlNet, ImageEncoder, added, make_controlnet
+from claygraph.miniature.rollout import Velocity, below, rollout
 from claygraph.miniature.training import Group, Trainer, device, half, load_average
 
 CONTROL, IMAGE, GAZE = 0.55, 0.7, 0.1
 """Shares of batches with a hint and with an image prompt, and how much it counts where that is looked at."""
 BLIND = {True: 0.4, False: 0.15}
 """Shares of rows that start from noise alone, with and without an image prompt."""
+OWN = 0.35
+"""Share of batches whose inputs the network has drawn itself."""
 Extra = dict[str, object]
+Words = tuple[torch.Tensor, torch.Tensor]
+Control = Callable[[ControlNet, Batch, torch.Tensor, torch.Tensor, Words], Extra]
 
 
 class Joint(nn.Module):
@@ -69,18 +75,36 @@ def load_joint(work: Path) -> Joint:
 
 
 def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> torch.Tensor:
-    """The loss of one random batch."""
+    """The loss of one random batch: of noised pictures, or of those that the network is drawing itself."""
     image, control = data.random.random() < IMAGE, data.random.random() < CONTROL
     batch = data.draw(progress, dropped=0.4 if image else 0.1)
-    noised = noise.like(batch.picture, blind=BLIND[image])
-    x = noised.add(batch.picture)
     with half():
-        hidden, pooled = joint.base.text(batch.prompts)
-        conditions = added(pooled, x) | _image_prompt(joint, batch, data, image)
-        extra = residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled) if control else {}
-        velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
+        words = joint.base.text(batch.prompts)
+    velocity = predictor(joint, batch, words, _image_prompt(joint, batch, data, image), residuals if control else None)
+    own = data.random.random() < OWN
+    noised = noise.like(batch.picture, low=0.3, blind=0.5) if own else noise.like(batch.picture, blind=BLIND[image])
+    x = noised.add(batch.picture)
+    if own:
+        noised, x = rollout(noise, noised, x, below(noised.timesteps), velocity)
+    predicted = velocity(x, noised.timesteps)
     looked = joint.gaze.loss(*x.shape[2:]) if image else 0.0
-    return noised.velocity_loss(velocity.float(), batch.picture) + GAZE * looked
+    if own:
+        return noised.clean_loss(x, predicted, batch.picture) + GAZE * looked
+    return noised.velocity_loss(predicted, batch.picture) + GAZE * looked
+
+
+def predictor(joint: Joint, batch: Batch, words: Words, image: Extra, control: Control | None) -> Velocity:
+    """The UNet under a batch's prompts, image prompts and, where `control` is given, hints at strength 1."""
+    hidden, pooled = words
+
+    def velocity(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        with half():
+            extra = control(joint.controlnet, batch, x, timesteps, words) if control else {}
+            conditions = added(pooled, x) | image
+            out: torch.Tensor = joint.base.unet(x, timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
+        return out.float()
+
+    return velocity
 
 
 def _image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
@@ -92,9 +116,8 @@ def _image_prompt(joint: Joint, batch: Batch, data: Latents, on: bool) -> Extra:
     return {"image_embeds": [patches(joint.encoder, normalise(pixels * kept))[:, None]]}
 
 
-def residuals(
-    controlnet: ControlNet, batch: Batch, x: torch.Tensor, t: torch.Tensor, hidden: torch.Tensor, pooled: torch.Tensor
-) -> Extra:
+def residuals(controlnet: ControlNet, batch: Batch, x: torch.Tensor, timesteps: torch.Tensor, words: Words) -> Extra:
     """The UNet call's extra arguments from a ControlNet's output at strength 1."""
-    down, middle = controlnet(x, t, hidden, batch.hint, added_cond_kwargs=added(pooled, x), return_dict=False)
+    hidden, pooled = words
+    down, middle = controlnet(x, timesteps, hidden, batch.hint, added_cond_kwargs=added(pooled, x), return_dict=False)
     return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}

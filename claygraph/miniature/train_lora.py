@@ -15,11 +15,13 @@ from claygraph.miniature.diffusion import Batch, Latents, Noise, Noised
 from claygraph.miniature.image_encoder import normalise, patches
 from claygraph.miniature.ip_adapter import BLOCK_SETS, set_blocks
 from claygraph.miniature.lora import add_lora, products
-from claygraph.miniature.networks import added
-from claygraph.miniature.train_base import Extra, Joint, load_joint, residuals
+from claygraph.miniature.networks import ControlNet
+from claygraph.miniature.rollout import below, rollout
+from claygraph.miniature.train_base import Extra, Joint, Words, load_joint, predictor, residuals
 from claygraph.miniature.training import Group, Trainer, device, half
 
-CONTROL, IMAGE = 0.75, 0.6
+CONTROL, IMAGE, OWN = 0.75, 0.75, 0.35
+"""Shares of batches with a hint, with an image prompt, and with inputs that the network has drawn itself."""
 WORDS: dict[str, tuple[str, ...]] = {
     "clay": ("claymation", "made-of-clay", "clay", "claymation, made-of-clay", "plasticine figure, claymation"),
     "toy": ("vinyl toy", "3d toy", "toy", "3d render, toy"),
@@ -44,15 +46,17 @@ def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words:
     batch = data.draw(
         0.5 + progress / 2, dropped=0.15
     )  # large crops from early on: on small ones grounds stay blotched
-    noised = noise.like(batch.clay, high=0.97)
-    x = noised.add(batch.clay + mix(noise, noised, data.random) * (batch.picture - batch.clay))
     with half():
-        hidden, pooled = joint.base.text([_styled(p, words, data.random) for p in batch.prompts])
-        conditions = added(pooled, x) | _image_prompt(joint, batch, data.random.random() < IMAGE)
-        extra = _control(joint, batch, x, noised, hidden, pooled) if data.random.random() < CONTROL else {}
-        velocity = joint.base.unet(x, noised.timesteps, hidden, added_cond_kwargs=conditions, **extra).sample
-    error = (noised.clean_of(x, velocity.float()) - batch.clay).square().mean((1, 2, 3))
-    return (error / noised.sigma.flatten().square().clamp(min=0.1)).mean()
+        encoded = joint.base.text([_styled(p, words, data.random) for p in batch.prompts])
+    image = _image_prompt(joint, batch, data.random.random() < IMAGE)
+    velocity = predictor(joint, batch, encoded, image, _control if data.random.random() < CONTROL else None)
+    if data.random.random() < OWN:
+        start = noise.like(batch.picture, low=0.2, high=0.95)
+        noised, x = rollout(noise, start, start.add(batch.picture), below(start.timesteps), velocity)
+    else:
+        noised = noise.like(batch.clay, high=0.97)
+        x = noised.add(batch.clay + mix(noise, noised, data.random) * (batch.picture - batch.clay))
+    return noised.clean_loss(x, velocity(x, noised.timesteps), batch.clay)
 
 
 @torch.no_grad()
@@ -63,10 +67,8 @@ def _image_prompt(joint: Joint, batch: Batch, on: bool) -> Extra:
 
 
 @torch.no_grad()
-def _control(
-    joint: Joint, batch: Batch, x: torch.Tensor, noised: Noised, hidden: torch.Tensor, pooled: torch.Tensor
-) -> Extra:
-    return residuals(joint.controlnet, batch, x, noised.timesteps, hidden, pooled)
+def _control(controlnet: ControlNet, batch: Batch, x: torch.Tensor, timesteps: torch.Tensor, words: Words) -> Extra:
+    return residuals(controlnet, batch, x, timesteps, words)
 
 
 def mix(noise: Noise, noised: Noised, random: np.random.Generator) -> torch.Tensor:
