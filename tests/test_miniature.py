@@ -44,6 +44,7 @@ from claygraph.miniature import (
     networks,
     pairs,
     rcc,
+    rollout,
     train_base,
     train_lora,
     train_taggers,
@@ -312,6 +313,24 @@ def test_bridge_share_is_one_at_the_start_and_falls_with_the_noise() -> None:
     assert share.max() <= 1 + 1e-6
     assert (share == 0).any()
     assert share[noised.timesteps < 100].mean() < share[noised.timesteps > 700].mean()
+
+
+def test_a_rollout_of_a_network_that_knows_the_picture_follows_its_noise_down() -> None:
+    torch.manual_seed(0)
+    noise, clean = diffusion.Noise(), torch.randn(6, 4, 8, 8)
+    start = noise.like(clean, low=0.4)
+
+    def knowing(x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        level = noise.at(timesteps, start.noise)
+        assert torch.allclose(x, level.add(clean), atol=1e-4)
+        return level.signal * level.noise - level.sigma * clean
+
+    until = rollout.below(start.timesteps)
+    assert (until >= 0).all()
+    assert (until < start.timesteps).all()
+    level, x = rollout.rollout(noise, start, start.add(clean), until, knowing)
+    assert torch.equal(level.timesteps, until)
+    assert torch.allclose(x, noise.at(until, start.noise).add(clean), atol=1e-4)
 
 
 def one_step(name: str, work: Path) -> torch.Tensor:
