@@ -15,19 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from claygraph.diffusion.alike import distinct
 from claygraph.diffusion.compiled import fast, padded
 from claygraph.diffusion.controlnet_files import Network, load
 from claygraph.diffusion.keyframes import in_force, layer_factors, passed_by
 from claygraph.diffusion.prediction import table_of
-from claygraph.diffusion.rows import Row, distinct
 from claygraph.values import LayerWeights
 
 if TYPE_CHECKING:
+    from claygraph.diffusion.rows import Row
     from claygraph.memory import Memory
     from claygraph.values import Bytes, Control, Image, Weights
 
 PIXELS_PER_LATENT = 8
-Prepare = Callable[[Sequence[Row]], None]
+Prepare = Callable[[Sequence["Row"]], None]
 
 
 @dataclass(frozen=True, eq=False)

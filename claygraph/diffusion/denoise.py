@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from claygraph.diffusion.alike import distinct
 from claygraph.diffusion.checkpoint import load_unet
 from claygraph.diffusion.compiled import fast, padded
 from claygraph.diffusion.conditions import forwards, inputs
@@ -18,7 +19,7 @@ from claygraph.diffusion.kept import recent
 from claygraph.diffusion.lora import attach, set_strengths
 from claygraph.diffusion.lora_merge import arrange, strengths_of
 from claygraph.diffusion.prediction import unet_input, x0
-from claygraph.diffusion.rows import Row, distinct, rows_of
+from claygraph.diffusion.rows import Row, rows_of
 
 if TYPE_CHECKING:
     from claygraph.diffusion.calls import Denoise
