@@ -149,6 +149,16 @@ def test_a_network_is_asked_once_about_rows_that_differ_in_its_strength() -> Non
     assert all(error(a, b) < CLOSE for a, b in zip(together, alone, strict=True))
 
 
+def test_keyframes_count_the_steps_of_each_rows_own_schedule() -> None:
+    start = percent_of(3.0, sigma_table())
+    frames = (Keyframe(start, 1.0, guarantee_steps=2), Keyframe(start, 0.2))
+    one = replace(call(sigma=2.0, controls=(control(keyframes=frames),)), sigmas=(3.0, 2.5, 2.0, 0.0))
+    calls = [one, replace(one, sigmas=(3.0, 2.0, 0.0))]
+    alone = [run(each)[0] for each in calls]
+    assert error(alone[0], alone[1]) > 100 * CLOSE
+    assert all(error(a, b) < CLOSE for a, b in zip(run(*calls), alone, strict=True))
+
+
 def test_networks_are_asked_about_the_rows_they_act_on() -> None:
     calls = [call(controls=(control(layers=LayerWeights(uncond=0.0)),)), call(seed=1), call(seed=2, cfg=3.0)]
     run(*calls)

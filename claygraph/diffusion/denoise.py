@@ -44,7 +44,7 @@ def denoise(calls: Sequence[Denoise], memory: Memory) -> list[Tensor]:
 @torch.inference_mode()
 def _halves(unet: Any, rows: Sequence[Row], memory: Memory) -> Tensor:
     """x0 of every row, float32 ``[R, C, h, w]``, in one forward unless the lengths of their texts forbid it."""
-    rows, places = distinct(rows, lambda row: row, lambda row: (id(row.model), row.negative))
+    rows, places = distinct(rows, lambda row: row, lambda row: (id(row.model), row.negative, tuple(row.call.sigmas)))
     groups = forwards([len(row.conditioning.hidden) for row in rows])
     found = torch.cat([_forward(unet, [rows[n] for n in numbers], memory)[: len(numbers)] for numbers in groups])
     return found[torch.tensor([*chain(*groups)]).argsort()[places]]

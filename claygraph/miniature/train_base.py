@@ -88,9 +88,8 @@ def base_loss(joint: Joint, data: Latents, noise: Noise, progress: float) -> tor
         noised, x = rollout(noise, noised, x, below(noised.timesteps), velocity)
     predicted = velocity(x, noised.timesteps)
     looked = joint.gaze.loss(*x.shape[2:]) if image else 0.0
-    if own:
-        return noised.clean_loss(x, predicted, batch.picture) + GAZE * looked
-    return noised.velocity_loss(predicted, batch.picture) + GAZE * looked
+    error = noised.clean_loss(x, predicted, batch.picture) if own else noised.velocity_loss(predicted, batch.picture)
+    return error + GAZE * looked
 
 
 def predictor(joint: Joint, batch: Batch, words: Words, image: Extra, control: Control | None) -> Velocity:
