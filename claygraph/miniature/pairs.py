@@ -68,7 +68,7 @@ def _store_clay(file: Path, pool: Pool, drawn: list[Picture]) -> None:
 def _store(file: Path, pool: Pool, drawn: list[Picture], targets: list[npt.NDArray[np.uint8]] | None = None) -> None:
     arrays = {
         "picture": np.stack([p.pixels for p in drawn]),
-        "hint": np.stack([np.packbits(edges(p.pixels, *_thresholds(pool)) > 0, axis=1) for p in drawn]),
+        "hint": np.stack([np.packbits(edges(p.pixels, *_detector(pool)) > 0, axis=1) for p in drawn]),
         "tags": np.array(["\n".join(p.tags) for p in drawn]),
     }
     if targets is not None:
@@ -79,7 +79,9 @@ def _store(file: Path, pool: Pool, drawn: list[Picture], targets: list[npt.NDArr
     print(f"{file.parent.name}: {file.name}", flush=True)
 
 
-def _thresholds(pool: Pool) -> tuple[float, float]:
-    """Mostly Canny's 100 and 200, sometimes more or fewer lines."""
-    factor = 1.0 if pool.random.random() < 0.5 else float(pool.random.uniform(0.5, 1.3))
-    return 100 * factor, 200 * factor
+def _detector(pool: Pool) -> tuple[float, float, float]:
+    """Canny's thresholds and blur: mostly the default graph's, sometimes up to the usual 100, 200 and none."""
+    if pool.random.random() < 0.6:
+        return 40, 100, 2
+    low = float(pool.random.uniform(25, 100))
+    return low, low * float(pool.random.uniform(2, 2.5)), float(pool.random.uniform(0, 2.5))

@@ -22,7 +22,7 @@ from claygraph.miniature.training import Group, Trainer, device, half, load_aver
 
 CONTROL, IMAGE, GAZE = 0.55, 0.7, 0.1
 """Shares of batches with a hint and with an image prompt, and how much it counts where that is looked at."""
-BLIND = {True: 0.4, False: 0.15}
+BLIND = {True: 0.4, False: 0.5}
 """Shares of rows that start from noise alone, with and without an image prompt."""
 OWN = 0.35
 """Share of batches whose inputs the network has drawn itself."""

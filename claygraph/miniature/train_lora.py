@@ -20,7 +20,7 @@ from claygraph.miniature.rollout import below, rollout
 from claygraph.miniature.train_base import Extra, Joint, Words, load_joint, predictor, residuals
 from claygraph.miniature.training import Group, Trainer, device, half
 
-CONTROL, IMAGE, OWN = 0.75, 0.75, 0.35
+CONTROL, IMAGE, OWN = 0.85, 0.75, 0.35
 """Shares of batches with a hint, with an image prompt, and with inputs that the network has drawn itself."""
 WORDS: dict[str, tuple[str, ...]] = {
     "clay": ("claymation", "made-of-clay", "clay", "claymation, made-of-clay", "plasticine figure, claymation"),
