@@ -26,6 +26,8 @@ from diffusers.loaders.single_file_utils import (
     convert_ldm_vae_checkpoint,
     convert_open_clip_checkpoint,
 )
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -56,6 +58,7 @@ from claygraph.miniature.licences import licence_of, read_copyright
 from claygraph.miniature.measures import average_precision
 from claygraph.miniature.reuse import reuse
 from claygraph.miniature.training import Group, Trainer, load_average
+from claygraph.values import Image as Photo
 
 CHECKPOINT = WEIGHTS / "checkpoint/clay_mini.safetensors"
 
@@ -304,6 +307,15 @@ def test_edges_are_twice_the_picture() -> None:
     found = clayify.edges(picture)
     assert found.shape == (80, 128)
     assert set(np.unique(found)) == {0, 255}
+
+
+def test_the_default_graph_finds_the_edges_that_training_used() -> None:
+    """The clay's creases lie on the hint's lines only if both are found alike."""
+    photo = np.asarray(Image.open(WEIGHTS / "photos/coffee.jpg").convert("RGB").resize((160, 128)))
+    with initialize_config_module("claygraph.conf", version_base="1.3"):
+        stage = instantiate(compose("config").edges, _convert_="all")
+    hint = stage.run(Photo(photo)).pixels[:, :, 0]
+    assert np.mean(hint != clayify.edges(photo)) < 0.01
 
 
 def test_bridge_share_is_one_at_the_start_and_falls_with_the_noise() -> None:
