@@ -319,12 +319,15 @@ def test_the_default_graph_finds_the_edges_that_training_used() -> None:
 
 
 def test_bridge_share_is_one_at_the_start_and_falls_with_the_noise() -> None:
-    noise = diffusion.Noise()
-    noised = noise.like(torch.zeros(64, 4, 2, 2))
-    share = train_lora.mix(noise, noised, np.random.default_rng(0))
-    assert share.max() <= 1 + 1e-6
-    assert (share == 0).any()
-    assert share[noised.timesteps < 100].mean() < share[noised.timesteps > 700].mean()
+    torch.manual_seed(0)
+    clean, noise = torch.zeros(400, 4, 1, 1), diffusion.Noise()
+    batch = diffusion.Batch(clean + 1000, clean, clean, clean, [])
+    noised, x = train_lora.bridge(noise, batch, np.random.default_rng(0))
+    share = ((x - noised.sigma * noised.noise) / noised.signal).mean((1, 2, 3)) / 1000
+    assert share.max() <= 1 + 1e-4
+    assert 0.15 < (share > 1 - 1e-4).float().mean() < 0.3
+    assert 0.08 < (share.abs() < 1e-6).float().mean() < 0.25
+    assert share[noised.timesteps < 100].mean() < share[noised.timesteps > 300].mean()
 
 
 def test_a_rollout_of_a_network_that_knows_the_picture_follows_its_noise_down() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from claygraph.miniature import WEIGHTS, export
+from claygraph.miniature import WEIGHTS, export, train
 from claygraph.miniature.image_encoder import normalise, patches
 from claygraph.miniature.ip_adapter import set_blocks
 from claygraph.miniature.networks import added
@@ -63,3 +63,12 @@ def test_style_and_composition_look_where_they_are(work: Path) -> None:
         conditions = added(pooled, x) | {"image_embeds": [patches(joint.encoder, normalise(pixels))[:, None]]}
         joint.base.unet(x, 999, hidden, added_cond_kwargs=conditions)
         assert joint.gaze.loss(32, 32) < 0.6 * math.log(65)  # even attention over 65 tokens has log(65)
+
+
+def test_what_is_reused_waits_for_the_words_of_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(work: Path, *_: object) -> None:
+        (work / "captions.json").write_text(json.dumps(["a red apple on a table"]))
+
+    monkeypatch.setitem(train.PARTS, "fetch", words)  # the download, but for its words
+    assert train.main(["fetch", "--reuse", "base", "--work", str(tmp_path)]) == 0
+    assert (tmp_path / "checkpoints/base.safetensors").exists()

@@ -30,15 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     minutes = MINUTES | dict(options.minutes)
     options.work.mkdir(parents=True, exist_ok=True)
-    for part in options.reuse:
+    for part, run in PARTS.items():
+        if part in options.part or "all" in options.part:
+            run(options.work, options.weights, minutes)
+            if part in MINUTES:
+                _plot(options.work)
+        if part == "fetch":  # what is reused builds on its words
+            _reuse(options.work, options.weights, options.reuse)
+    return 0
+
+
+def _reuse(work: Path, weights: Path, parts: Sequence[str]) -> None:
+    if parts:
         from claygraph.miniature.reuse import reuse
 
-        reuse(options.work, options.weights, part)
-    for part in PARTS if "all" in options.part else options.part:
-        PARTS[part](options.work, options.weights, minutes)
-        if part in MINUTES:
-            _plot(options.work)
-    return 0
+        for part in parts:
+            reuse(work, weights, part)
 
 
 def _plot(work: Path) -> None:

@@ -22,6 +22,8 @@ from claygraph.miniature.training import Group, Trainer, device, half
 
 CONTROL, IMAGE, OWN = 0.85, 0.75, 0.35
 """Shares of batches with a hint, with an image prompt, and with inputs that the network has drawn itself."""
+USUAL, ANY = (0.28, 0.6), (0.1, 1.0)
+"""Where img2img starts, as shares of the schedule: seven batches in ten as users denoise, the others anywhere."""
 WORDS: dict[str, tuple[str, ...]] = {
     "clay": ("claymation", "made-of-clay", "clay", "claymation, made-of-clay", "plasticine figure, claymation"),
     "toy": ("vinyl toy", "3d toy", "toy", "3d render, toy"),
@@ -51,11 +53,10 @@ def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words:
     image = _image_prompt(joint, batch, data.random.random() < IMAGE)
     velocity = predictor(joint, batch, encoded, image, _control if data.random.random() < CONTROL else None)
     if data.random.random() < OWN:
-        start = noise.like(batch.picture, low=0.2, high=0.95)
+        start = noise.like(batch.picture, *(USUAL if data.random.random() < 0.7 else ANY))
         noised, x = rollout(noise, start, start.add(batch.picture), below(start.timesteps), velocity)
     else:
-        noised = noise.like(batch.clay, high=0.97)
-        x = noised.add(batch.clay + mix(noise, noised, data.random) * (batch.picture - batch.clay))
+        noised, x = bridge(noise, batch, data.random)
     return noised.clean_loss(x, velocity(x, noised.timesteps), batch.clay)
 
 
@@ -71,15 +72,20 @@ def _control(controlnet: ControlNet, batch: Batch, x: torch.Tensor, timesteps: t
     return residuals(controlnet, batch, x, timesteps, words)
 
 
-def mix(noise: Noise, noised: Noised, random: np.random.Generator) -> torch.Tensor:
-    """The picture's share [B,1,1,1] for random starts at or above each timestep; one in seven has none."""
-    now = noised.timesteps
-    start = (now + torch.from_numpy(random.uniform(0, 500, len(now))).long().to(now.device)).clamp(max=950)
-    start = torch.maximum(start, now)
+def bridge(noise: Noise, batch: Batch, random: np.random.Generator) -> tuple[Noised, torch.Tensor]:
+    """A level at or below a start, and the latents there if the picture was noised at the start; one in seven has none.
+
+    Starts are mostly where users denoise: the share of the picture that is left can hardly be seen in the latents, so
+    what it usually is must be learned. One row in four is at its start, the step that decides most.
+    """
+    start = noise.like(batch.picture, *(USUAL if random.random() < 0.7 else ANY))
+    left = torch.from_numpy(random.random(len(batch.picture))).to(start.timesteps.device)
+    left[torch.from_numpy(random.random(len(left)) < 1 / 4).to(left.device)] = 1
+    noised = noise.at((start.timesteps * left).long(), start.noise)
     ratio = noise.sigma / noise.signal
-    share = ratio[now] / ratio[start]
-    share[torch.from_numpy(random.random(len(now)) < 1 / 7).to(now.device)] = 0
-    return share.view(-1, 1, 1, 1)
+    share = ratio[noised.timesteps] / ratio[start.timesteps]
+    share[torch.from_numpy(random.random(len(share)) < 1 / 7).to(share.device)] = 0
+    return noised, noised.add(batch.clay + share.view(-1, 1, 1, 1) * (batch.picture - batch.clay))
 
 
 def _styled(prompt: str, words: tuple[str, ...], random: np.random.Generator) -> str:
