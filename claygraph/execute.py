@@ -19,7 +19,7 @@ from claygraph.graph import Node
 from claygraph.jobs import Job
 from claygraph.kept import Kept
 from claygraph.plan import Planned, plan_all, versions
-from claygraph.store import open_store
+from claygraph.store import Store, open_store
 from claygraph.values import Saved, Score
 
 if TYPE_CHECKING:
@@ -46,35 +46,51 @@ def execute(jobs: Sequence[Job], memory: Memory | None = None) -> list[Result]:
     Raises:
         RequestError: before anything runs, where a config is wrong.
     """
-    begun = datetime.now(UTC)
+    begun = datetime.now(UTC).isoformat(timespec="seconds")
     planned = plan_all(jobs)
     if jobs[0].index is not None:
-        records.write_planned(folder_of(jobs), planned, begun.isoformat(timespec="seconds"))
-    first = jobs[0].config
-    store = open_store(first.get("store"), first.get("store_size", "10GB"))
-    from claygraph import memory as memories  # after planning: a wrong request need not wait for torch
+        records.write_planned(folder_of(jobs), planned, begun)
+    store = open_store(jobs[0].config.get("store"), jobs[0].config.get("store_size", "10GB"))
+    memory = _set_up(memory, jobs[0].config)  # after all that can be wrong with a request: torch takes its time
+    start = perf_counter()
+    outcomes, done = _run(planned, store, memory, int(jobs[0].config.threads))
+    seconds = round(perf_counter() - start, 3)
+    results = _results(planned, outcomes)
+    told = {"started": begun, "seconds": seconds} | describe_run(results, done, memory)
+    write_new(folder_of(jobs), "run", ".json", json.dumps(told, indent=1).encode())
+    if jobs[0].index is not None:
+        ended = [records.Ended(r.paths, r.scores, r.stage, say(r) if r.error else "") for r in results]
+        records.write_ended(folder_of(jobs), planned, ended, begun, counts(done))
+    return results
+
+
+def _set_up(memory: Memory | None, config: Any) -> Memory:
+    from claygraph.memory import Memory
+
+    memory = memory or Memory(str(config.device), str(config.dtype), config.batch, config.get("memory", "auto"))
+    memory.compile = bool(config.get("compile", False))
+    return memory
+
+
+def _run(
+    planned: Sequence[Planned], store: Store | None, memory: Memory, threads: int
+) -> tuple[Sequence[Outcome], Mapping[Node, Record]]:
+    """What became of every graph, in order, and of every node."""
     from claygraph.progress import progress
     from claygraph.scheduler import Scheduler
 
-    memory = memory or memories.Memory(str(first.device), str(first.dtype), first.batch, first.get("memory", "auto"))
-    memory.compile = bool(first.get("compile", False))
     graphs = [each.graph for each in planned if each.graph is not None]
     with progress(graphs) as tell:
-        start = perf_counter()
-        scheduler = Scheduler(graphs, memory, threads=int(first.threads), tell=tell, kept=Kept(store, graphs))
-        outcomes = iter(scheduler.run())
-        seconds = perf_counter() - start
-    results = [_result(each, next(outcomes) if each.graph is not None else None) for each in planned]
+        scheduler = Scheduler(graphs, memory, threads=threads, tell=tell, kept=Kept(store, graphs))
+        return scheduler.run(), scheduler.records
+
+
+def _results(planned: Sequence[Planned], outcomes: Sequence[Outcome]) -> list[Result]:
+    """The result of every picture, also of those that have no graph, and each in its job's list."""
+    left = iter(outcomes)
+    results = [_result(each, next(left) if each.graph is not None else None) for each in planned]
     for each, result in zip(planned, results, strict=True):
         each.job.results.append(result)
-    record = {"started": begun.isoformat(timespec="seconds"), "seconds": round(seconds, 3)}
-    record |= describe_run(results, scheduler.records, memory)
-    write_new(folder_of(jobs), "run", ".json", json.dumps(record, indent=1).encode())
-    if jobs[0].index is not None:
-        ended = [
-            records.Ended(each.paths, each.scores, each.stage, say(each) if each.error else "") for each in results
-        ]
-        records.write_ended(folder_of(jobs), planned, ended, str(record["started"]), counts(scheduler.records))
     return results
 
 
