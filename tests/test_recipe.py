@@ -46,6 +46,15 @@ def test_bridge_share_is_one_at_the_start_and_falls_with_the_noise() -> None:
     assert share[noised.timesteps < 100].mean() < share[noised.timesteps > 300].mean()
 
 
+def test_places_with_a_line_count_three_times() -> None:
+    hint = torch.zeros(1, 3, 32, 32)
+    hint[:, :, 9, 17] = 1
+    weight = train_lora.lines(diffusion.Batch(hint, hint, hint, hint, []))
+    assert weight.shape == (1, 1, 4, 4)
+    assert weight.mean().item() == pytest.approx(1)
+    assert weight[0, 0, 1, 2] == weight.max() == 3 * weight[0, 0, 0, 0]
+
+
 def test_a_rollout_of_a_network_that_knows_the_picture_follows_its_noise_down() -> None:
     torch.manual_seed(0)
     noise, clean = diffusion.Noise(), torch.randn(6, 4, 8, 8)

@@ -52,9 +52,14 @@ class Noised:
         """Plain v-prediction error: the noisiest steps count as much as the others."""
         return (velocity - (self.signal * self.noise - self.sigma * clean)).square().mean()
 
-    def clean_loss(self, noised: torch.Tensor, velocity: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Error of the clean latents, the last steps up to ten times the first: for inputs not made from `clean`."""
-        error = (self.clean_of(noised, velocity) - clean).square().mean((1, 2, 3))
+    def clean_loss(
+        self, noised: torch.Tensor, velocity: torch.Tensor, clean: torch.Tensor, weight: torch.Tensor | float = 1.0
+    ) -> torch.Tensor:
+        """Error of the clean latents, the last steps up to ten times the first: for inputs not made from `clean`.
+
+        `weight` [B,1,h,w] says how much each place counts.
+        """
+        error = (weight * (self.clean_of(noised, velocity) - clean).square()).mean((1, 2, 3))
         return (error / self.sigma.flatten().square().clamp(min=0.1)).mean()
 
 
