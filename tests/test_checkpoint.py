@@ -42,24 +42,25 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unet_output(unet: UNet2DConditionModel) -> torch.Tensor:
+    """In double precision: in single, how a machine rounds shows in the sixth digit."""
     torch.manual_seed(0)
-    added = {"text_embeds": torch.randn(2, 48), "time_ids": torch.full((2, 6), 64.0)}
-    sample, times, text = torch.randn(2, 4, 8, 8), torch.tensor([999, 3]), torch.randn(2, 77, 80)
+    added = {"text_embeds": torch.randn(2, 48).double(), "time_ids": torch.full((2, 6), 64.0).double()}
+    sample, times, text = torch.randn(2, 4, 8, 8).double(), torch.tensor([999, 3]), torch.randn(2, 77, 80).double()
     with torch.inference_mode():
-        output: torch.Tensor = unet(sample, times, text, added_cond_kwargs=added, return_dict=False)[0]
+        output: torch.Tensor = unet.double()(sample, times, text, added_cond_kwargs=added, return_dict=False)[0]
     return output
 
 
 def test_unet_of_a_single_file_computes_what_diffusers_makes_of_it(single: Path, folder: Path) -> None:
     expected = UNet2DConditionModel.from_single_file(single, config=str(folder), subfolder="unet").float()
     found = loaders.load_unet(describe.describe(weights(single)), MEMORY)
-    assert (unet_output(found) - unet_output(expected)).abs().max() <= 1e-6
+    assert (unet_output(found) - unet_output(expected)).abs().max() <= 1e-12
 
 
 def test_unet_of_a_folder_computes_what_diffusers_makes_of_it(folder: Path) -> None:
     expected = UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float()
     found = loaders.load_unet(describe.describe(weights(folder)), MEMORY)
-    assert (unet_output(found) - unet_output(expected)).abs().max() <= 1e-6
+    assert (unet_output(found) - unet_output(expected)).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("layout", ["single", "folder"])
