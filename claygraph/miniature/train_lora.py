@@ -46,15 +46,14 @@ def train_lora(work: Path, name: str, minutes: float) -> None:
 
 def lora_loss(joint: Joint, data: Latents, noise: Noise, progress: float, words: tuple[str, ...]) -> torch.Tensor:
     """The loss of one random batch."""
-    batch = data.draw(
-        0.5 + progress / 2, dropped=0.15
-    )  # large crops from early on: on small ones grounds stay blotched
+    # large crops from early on: on small ones grounds stay blotched
+    batch = data.draw(0.5 + progress / 2, dropped=0.15)
     with half():
         encoded = joint.base.text([_styled(p, words, data.random) for p in batch.prompts])
     image = _image_prompt(joint, batch, data.random.random() < IMAGE)
     velocity = predictor(joint, batch, encoded, image, _control if data.random.random() < CONTROL else None)
     if data.random.random() < OWN:
-        start = noise.like(batch.picture, *(USUAL if data.random.random() < 0.7 else ANY))
+        start = _start(noise, batch, data.random)
         noised, x = rollout(noise, start, start.add(batch.picture), below(start.timesteps), velocity)
     else:
         noised, x = bridge(noise, batch, data.random)
@@ -85,7 +84,7 @@ def bridge(noise: Noise, batch: Batch, random: np.random.Generator) -> tuple[Noi
     Starts are mostly where users denoise: the share of the picture that is left can hardly be seen in the latents, so
     what it usually is must be learned. One row in four is at its start, the step that decides most.
     """
-    start = noise.like(batch.picture, *(USUAL if random.random() < 0.7 else ANY))
+    start = _start(noise, batch, random)
     left = torch.from_numpy(random.random(len(batch.picture))).to(start.timesteps.device)
     left[torch.from_numpy(random.random(len(left)) < 1 / 4).to(left.device)] = 1
     noised = noise.at((start.timesteps * left).long(), start.noise)
@@ -93,6 +92,11 @@ def bridge(noise: Noise, batch: Batch, random: np.random.Generator) -> tuple[Noi
     share = ratio[noised.timesteps] / ratio[start.timesteps]
     share[torch.from_numpy(random.random(len(share)) < 1 / 7).to(share.device)] = 0
     return noised, noised.add(batch.clay + share.view(-1, 1, 1, 1) * (batch.picture - batch.clay))
+
+
+def _start(noise: Noise, batch: Batch, random: np.random.Generator) -> Noised:
+    """Noise for a batch at levels where img2img starts."""
+    return noise.like(batch.picture, *(USUAL if random.random() < 0.7 else ANY))
 
 
 def _styled(prompt: str, words: tuple[str, ...], random: np.random.Generator) -> str:
