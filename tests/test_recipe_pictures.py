@@ -13,12 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from PIL import Image
 
-from claygraph.miniature import (
-    WEIGHTS,
-    clayify,
-    rcc,
-    train_taggers,
-)
+from claygraph.miniature import WEIGHTS, clayify, rcc, train_taggers
 from claygraph.miniature.credits import write_credits
 from claygraph.miniature.licences import licence_of, read_copyright
 from claygraph.miniature.measures import average_precision
